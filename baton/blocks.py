@@ -1,0 +1,109 @@
+"""Blocks: how they lie in an arena and how they are named."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import NewType
+
+import xxhash
+
+BlockKey = NewType("BlockKey", bytes)
+"""16 bytes that name a block's tokens and all tokens before them."""
+
+KEY_BYTES = 16
+LAYOUT_VERSION = 1
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class KvLayout:
+    """How blocks lie: `[num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim]`, contiguous.
+
+    `namespace` is the hexadecimal fingerprint of all that gives a block's bytes their meaning besides its
+    tokens: model weights, rope settings and the other fields. Equal namespaces may exchange blocks.
+    """
+
+    block_size: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: str
+    namespace: str
+    version: int = LAYOUT_VERSION
+
+    @property
+    def block_shape(self) -> tuple[int, int, int, int, int]:
+        """Shape of one block, the same for every block."""
+        return (self.num_layers, 2, self.num_kv_heads, self.block_size, self.head_dim)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block, one contiguous range."""
+        return prod(self.block_shape) * _ITEM_BYTES[self.dtype]
+
+    def num_blocks(self, num_tokens: int) -> int:
+        """Blocks that hold this many tokens."""
+        return -(-num_tokens // self.block_size)
+
+
+def make_namespace(model_fingerprint: str, *parts: object) -> str:
+    """Fingerprint of a model and all settings that change a block's bytes."""
+    text = "\x1f".join([model_fingerprint, *(str(part) for part in parts)])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def root_key(namespace: str, cache_salt: str = "") -> bytes:
+    """The parent of a sequence's first block: tenants with different salts share no key."""
+    return hashlib.blake2b(f"{namespace}\x1f{cache_salt}".encode(), digest_size=32).digest()
+
+
+def chain_keys(
+    root: bytes, token_ids: Sequence[int], block_size: int, parents: Sequence[BlockKey] = ()
+) -> list[BlockKey]:
+    """Keys of the full blocks of `token_ids`, continuing behind the `parents` already known.
+
+    Each key is BLAKE2b-128, keyed by the root, over the parent's key and the block's tokens (uint32, little-endian).
+    Returns the keys behind `parents` only.
+    """
+    start = len(parents)
+    stop = len(token_ids) // block_size
+    if start >= stop:
+        return []
+    packed = pack_tokens(token_ids[start * block_size : stop * block_size])
+    width = block_size * 4
+    parent: bytes = parents[-1] if parents else b""
+    keys: list[BlockKey] = []
+    for at in range(0, len(packed), width):
+        parent = hashlib.blake2b(
+            parent + packed[at : at + width], digest_size=KEY_BYTES, key=root
+        ).digest()
+        keys.append(BlockKey(parent))
+    return keys
+
+
+def split_keys(joined: bytes) -> list[BlockKey]:
+    """Keys from their wire form, one behind the other."""
+    if len(joined) % KEY_BYTES:
+        raise ValueError(f"{len(joined)} bytes are not a whole number of {KEY_BYTES}-byte keys")
+    return [BlockKey(joined[at : at + KEY_BYTES]) for at in range(0, len(joined), KEY_BYTES)]
+
+
+def pack_tokens(token_ids: Sequence[int]) -> bytes:
+    """Token ids in their wire form: little-endian uint32."""
+    return array("I", token_ids).tobytes()
+
+
+def unpack_tokens(packed: bytes) -> list[int]:
+    """Token ids from their wire form."""
+    tokens = array("I")
+    tokens.frombytes(packed)
+    return tokens.tolist()
+
+
+def checksum(data: bytes | bytearray | memoryview) -> int:
+    """XXH3-64 of a block's bytes."""
+    return xxhash.xxh3_64_intdigest(data)

@@ -1,0 +1,152 @@
+"""Protobuf at the door: messages to Baton's types and back."""
+
+from __future__ import annotations
+
+from baton import errors
+from baton.blocks import KvLayout
+from baton.request import FinishReason, PrefillMode, SamplingParams, SequenceTimings, TokenLogprobs
+from baton.v1 import types_pb2 as pb
+
+
+def sampling_to_pb(params: SamplingParams) -> pb.SamplingParams:
+    """Fully resolved parameters: every optional field but `logprobs_count` is set."""
+    return pb.SamplingParams(
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        max_tokens=params.max_tokens,
+        min_tokens=params.min_tokens,
+        stop_token_ids=params.stop_token_ids,
+        stop_strings=params.stop_strings,
+        ignore_eos=params.ignore_eos,
+        seed=params.seed,
+        logprobs_count=params.logprobs_count,
+        logit_bias=params.logit_bias,
+    )
+
+
+def sampling_from_pb(message: pb.SamplingParams) -> SamplingParams:
+    """The inverse of `sampling_to_pb`; checks nothing, the gateway did."""
+    return SamplingParams(
+        temperature=message.temperature,
+        top_p=message.top_p,
+        top_k=message.top_k,
+        min_p=message.min_p,
+        repetition_penalty=message.repetition_penalty,
+        presence_penalty=message.presence_penalty,
+        frequency_penalty=message.frequency_penalty,
+        max_tokens=message.max_tokens,
+        min_tokens=message.min_tokens,
+        stop_token_ids=tuple(message.stop_token_ids),
+        stop_strings=tuple(message.stop_strings),
+        ignore_eos=message.ignore_eos,
+        seed=message.seed,
+        logprobs_count=message.logprobs_count if message.HasField("logprobs_count") else None,
+        logit_bias=dict(message.logit_bias),
+    )
+
+
+def logprobs_to_pb(position: TokenLogprobs) -> pb.PositionLogprobs:
+    """One position's log-probabilities, without text."""
+    return pb.PositionLogprobs(
+        chosen=pb.TokenLogprob(token_id=position.token_id, logprob=position.logprob),
+        top=[pb.TokenLogprob(token_id=token, logprob=value) for token, value in position.top],
+    )
+
+
+def logprobs_from_pb(message: pb.PositionLogprobs) -> TokenLogprobs:
+    """The inverse of `logprobs_to_pb`."""
+    return TokenLogprobs(
+        token_id=message.chosen.token_id,
+        logprob=message.chosen.logprob,
+        top=tuple((entry.token_id, entry.logprob) for entry in message.top),
+    )
+
+
+def timings_to_pb(timings: SequenceTimings) -> pb.SequenceTimings:
+    """Where a sample's time went."""
+    return pb.SequenceTimings(
+        queue_us=timings.queue_us,
+        prefill_us=timings.prefill_us,
+        handoff_us=timings.handoff_us,
+        decode_us=timings.decode_us,
+        cached_token_count=timings.cached_token_count,
+        fetched_token_count=timings.fetched_token_count,
+        prefill_cached_token_count=timings.prefill_cached_token_count,
+        prefill_mode=pb.PrefillMode.ValueType(timings.prefill_mode.value),
+        prefill_worker_id=timings.prefill_worker_id,
+        handoff_bytes=timings.handoff_bytes,
+        preemption_count=timings.preemption_count,
+        transport=timings.transport,
+    )
+
+
+def timings_from_pb(message: pb.SequenceTimings) -> SequenceTimings:
+    """The inverse of `timings_to_pb`."""
+    return SequenceTimings(
+        queue_us=message.queue_us,
+        prefill_us=message.prefill_us,
+        handoff_us=message.handoff_us,
+        decode_us=message.decode_us,
+        cached_token_count=message.cached_token_count,
+        fetched_token_count=message.fetched_token_count,
+        prefill_cached_token_count=message.prefill_cached_token_count,
+        prefill_mode=PrefillMode(message.prefill_mode or PrefillMode.LOCAL.value),
+        prefill_worker_id=message.prefill_worker_id,
+        handoff_bytes=message.handoff_bytes,
+        preemption_count=message.preemption_count,
+        transport=message.transport,
+    )
+
+
+def layout_to_pb(layout: KvLayout) -> pb.KvLayout:
+    """How blocks lie."""
+    return pb.KvLayout(
+        block_size=layout.block_size,
+        layer_count=layout.num_layers,
+        kv_head_count=layout.num_kv_heads,
+        head_dim=layout.head_dim,
+        dtype=layout.dtype,
+        version=layout.version,
+        namespace=layout.namespace,
+    )
+
+
+def layout_from_pb(message: pb.KvLayout) -> KvLayout:
+    """The inverse of `layout_to_pb`."""
+    return KvLayout(
+        block_size=message.block_size,
+        num_layers=message.layer_count,
+        num_kv_heads=message.kv_head_count,
+        head_dim=message.head_dim,
+        dtype=message.dtype,
+        namespace=message.namespace,
+        version=message.version,
+    )
+
+
+def error_to_pb(error: errors.BatonError) -> pb.Error:
+    """An error as it crosses a stream."""
+    status = error.status
+    return pb.Error(
+        code=status.grpc_code, reason=status.reason, message=error.message, field=error.field
+    )
+
+
+def error_from_pb(message: pb.Error) -> errors.BatonError:
+    """The exception that the other side raised."""
+    return errors.from_reason(message.reason, message.message, message.field)
+
+
+def finish_to_pb(reason: FinishReason) -> pb.FinishReason.ValueType:
+    """Why a sample ended."""
+    return pb.FinishReason.ValueType(reason.value)
+
+
+def finish_from_pb(value: int) -> FinishReason:
+    """The inverse of `finish_to_pb`."""
+    return FinishReason(value)

@@ -1,0 +1,1 @@
+"""The engine: one for both roles. Never loads grpc or protobuf."""

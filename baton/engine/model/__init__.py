@@ -1,0 +1,1 @@
+"""Models: their config, their weights, their forward pass."""

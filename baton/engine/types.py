@@ -1,0 +1,160 @@
+"""What goes into an engine and what comes out of a step. Plain data: no torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from baton.blocks import BlockKey
+from baton.request import FinishReason, SamplingParams, TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Sizes of an engine."""
+
+    num_blocks: int
+    """Blocks in the arena."""
+    block_size: int = 16
+    """Tokens in a block."""
+    max_batch_tokens: int = 512
+    """Token budget of one step: decode tokens first, prompt chunks with what is left."""
+    max_sequences: int = 64
+    """Most sequences scheduled in one step."""
+    context_len: int = 2048
+    """Longest sequence in tokens, prompt and output together."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceSpec:
+    """A sequence to run. `sequence_id` is unique in its engine."""
+
+    sequence_id: str
+    token_ids: tuple[int, ...]
+    """Known tokens: the prompt, then what was emitted before a migration. At least one."""
+    prompt_len: int
+    sampling: SamplingParams
+    sample_index: int = 0
+    cache_salt: str = ""
+    priority: int = 0
+    """Higher runs first."""
+    after: str | None = None
+    """Waits until this sequence has computed its known tokens, to share its blocks; ignored when it is gone."""
+    receive: bool = False
+    """Reserve blocks, report `Reserved`, then wait for `Engine.resume`: KV may arrive from outside."""
+    prefill_only: bool = False
+    """End after one drawn token, whatever it is, and keep the blocks until `Engine.release`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """A `receive` sequence has its blocks; nobody but their receiver writes into the ones not cached.
+
+    `block_ids` cover all known tokens. The first `num_cached_tokens` (a multiple of the block size, less than
+    the known tokens) are computed already; `block_keys` name the full blocks of the known tokens.
+    """
+
+    sequence_id: str
+    block_ids: tuple[int, ...]
+    block_keys: tuple[BlockKey, ...]
+    num_cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """One drawn token."""
+
+    sequence_id: str
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A `prefill_only` sequence has computed this many tokens: the blocks below are final."""
+
+    sequence_id: str
+    num_computed: int
+    block_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceStats:
+    """Where a sequence's time went in this engine. Microseconds."""
+
+    queue_us: int = 0
+    """From `add` to the first admission."""
+    prefill_us: int = 0
+    """From the admission to the first drawn token; 0 if that was drawn elsewhere."""
+    decode_us: int = 0
+    """From the first drawn token to the last."""
+    num_cached_tokens: int = 0
+    """Known tokens found in the prefix cache at the first admission."""
+    num_output_tokens: int = 0
+    """Tokens behind the prompt, those known at `add` included."""
+    num_preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A sequence's end; comes once, in or after the step of its last token.
+
+    A `prefill_only` sequence that drew its token finishes with LENGTH.
+    """
+
+    sequence_id: str
+    reason: FinishReason
+    stats: SequenceStats
+    error: str = ""
+    """Set with ERROR: what went wrong."""
+
+
+class BlockEventKind(Enum):
+    """What happened to a cached block."""
+
+    STORED = 1
+    REMOVED = 2
+    CLEARED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class BlockEvent:
+    """A change of the prefix cache, in order."""
+
+    kind: BlockEventKind
+    key: BlockKey
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoad:
+    """Forward-pass metrics of one step and the state behind it."""
+
+    num_prompt_tokens: int = 0
+    """Tokens computed for sequences that have not drawn yet."""
+    num_decode_tokens: int = 0
+    """Sequences that computed exactly their newest token."""
+    num_context_tokens: int = 0
+    """Tokens that the batch's attention read."""
+    num_running: int = 0
+    num_waiting: int = 0
+    num_receiving: int = 0
+    num_waiting_tokens: int = 0
+    """Known, uncomputed tokens of waiting and running sequences."""
+    num_used_blocks: int = 0
+    """Blocks that sequences hold."""
+    num_blocks: int = 0
+    num_preemptions: int = 0
+    """Since the start."""
+    step_us: int = 0
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """All news of one step, in order of time within each list."""
+
+    reserved: list[Reserved] = field(default_factory=list)
+    tokens: list[NewToken] = field(default_factory=list)
+    progress: list[Progress] = field(default_factory=list)
+    finished: list[Finished] = field(default_factory=list)
+    block_events: list[BlockEvent] = field(default_factory=list)
+    load: StepLoad = field(default_factory=StepLoad)

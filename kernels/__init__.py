@@ -1,0 +1,1 @@
+"""Kernels of Baton: one folder per op with its contract, reference and implementations."""

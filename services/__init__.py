@@ -1,0 +1,1 @@
+"""The processes of Baton, one package each; no service imports another."""

@@ -1,0 +1,102 @@
+"""What both front doors (gRPC, OpenAI HTTP) ask of the gateway, and what they get."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from baton.request import FinishReason, SamplingParams, SequenceTimings, TokenLogprobs
+from baton.text import ModelText
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model that live workers serve."""
+
+    name: str
+    context_len: int
+    num_decode_workers: int
+    num_prefill_workers: int
+    created: int
+    """Unix seconds at which this gateway first saw it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateCommand:
+    """A checked request: tokenised, in range, fully resolved."""
+
+    request_id: str
+    model: str
+    token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    sample_count: int = 1
+    cache_salt: str = ""
+    priority: int = 0
+    timeout_s: float = 600.0
+    want_text: bool = True
+    traceparent: str = ""
+    """The client's W3C trace context; empty: none came."""
+    arrived_at: float = 0.0
+    """`time.monotonic()` when the request arrived."""
+    tokenize_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """New tokens of one sample."""
+
+    sample_index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    """Set in the sample's last chunk: STOP, LENGTH or CANCELLED."""
+    stop_string: str = ""
+    stop_token_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSummary:
+    """How one sample went."""
+
+    sample_index: int
+    finish_reason: FinishReason
+    num_output_tokens: int
+    timings: SequenceTimings
+    decode_worker_id: str
+    num_migrations: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """The end of a request; comes exactly once, after the last chunk."""
+
+    request_id: str
+    model: str
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_cached_tokens: int
+    samples: tuple[SampleSummary, ...] = field(default_factory=tuple)
+    ttft_us: int = 0
+    total_us: int = 0
+    tokenize_us: int = 0
+    route_us: int = 0
+    seed: int = 0
+    trace_id: str = ""
+
+
+class Gateway(Protocol):
+    """The gateway's heart, which the front doors call. All methods run on the event loop."""
+
+    def models(self) -> list[ModelInfo]:
+        """Models that live workers serve; may be empty."""
+
+    async def text(self, model: str) -> tuple[ModelInfo, ModelText]:
+        """The model by name (empty: the only one) and its tokeniser. Raises `UnknownModel` or `NoWorker`."""
+
+    async def encode(self, text: ModelText, prompt: str) -> tuple[int, ...]:
+        """Tokenises off the event loop."""
+
+    def generate(self, command: GenerateCommand) -> AsyncIterator[Chunk | Final]:
+        """Chunks, then one `Final`; or raises a `BatonError`. Closing the iterator cancels the request."""
