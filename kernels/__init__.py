@@ -1,1 +1,110 @@
-"""Kernels of Baton: one folder per op with its contract, reference and implementations."""
+"""Kernels of Baton: one folder per op with its contract, reference and implementations.
+
+`load` picks an implementation for each op, checks it against the reference and returns the table.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from kernels.add_rms_norm import AddRmsNorm
+from kernels.case import difference
+from kernels.paged_attention import PagedAttention
+from kernels.qk_norm_rope_write import QkNormRopeWrite
+from kernels.rms_norm import RmsNorm
+from kernels.sample import Sample
+from kernels.silu_mul import SiluMul
+
+__all__ = ["IMPLEMENTATIONS", "Ops", "load"]
+
+_log = logging.getLogger(__name__)
+
+IMPLEMENTATIONS: Mapping[str, tuple[str, ...]] = {
+    "rms_norm": ("reference",),
+    "add_rms_norm": ("reference",),
+    "qk_norm_rope_write": ("reference", "cpu"),
+    "paged_attention": ("reference", "cpu"),
+    "silu_mul": ("reference",),
+    "sample": ("reference",),
+}
+"""What there is for each op. `reference` runs anywhere, the others on the device they are named for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ops:
+    """The ops a model and a sampler run on; each follows the contract in its folder."""
+
+    rms_norm: RmsNorm
+    add_rms_norm: AddRmsNorm
+    qk_norm_rope_write: QkNormRopeWrite
+    paged_attention: PagedAttention
+    silu_mul: SiluMul
+    sample: Sample
+    chosen: Mapping[str, str]
+    """Each op's implementation, for logs and reports."""
+
+
+def load(device: str, choice: str = "") -> Ops:
+    """The ops for a device (`cpu`, `cuda`, `cuda:1`), each checked against its reference.
+
+    `choice`, or else the environment's BATON_KERNELS, forces implementations: `reference` for all ops, or a list
+    such as `rms_norm=reference,sample=reference`. One that cannot be met raises ValueError.
+    """
+    kind = device.partition(":")[0]
+    forced = _parse(choice or os.environ.get("BATON_KERNELS", ""), kind)
+    chosen = {op: forced.get(op) or _default(op, kind) for op in IMPLEMENTATIONS}
+    runs = {op: _checked(op, name, device) for op, name in chosen.items()}
+    return Ops(**runs, chosen=chosen)
+
+
+def _parse(choice: str, kind: str) -> dict[str, str]:
+    forced: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in choice.split(","))):
+        op, is_one, name = part.rpartition("=")
+        ops = (op,) if is_one else tuple(IMPLEMENTATIONS)
+        for each in ops:
+            _require(each, name, kind, part)
+            forced[each] = name
+    return forced
+
+
+def _require(op: str, name: str, kind: str, part: str) -> None:
+    if op not in IMPLEMENTATIONS:
+        known = ", ".join(IMPLEMENTATIONS)
+        raise ValueError(f"the kernel choice {part!r} names the op {op!r}; there are {known}")
+    if name not in IMPLEMENTATIONS[op]:
+        known = ", ".join(IMPLEMENTATIONS[op])
+        raise ValueError(f"the kernel choice {part!r} cannot be met: {op} has {known}")
+    if name not in ("reference", kind):
+        raise ValueError(f"the kernel choice {part!r} cannot be met: {name} does not run on {kind}")
+
+
+def _default(op: str, kind: str) -> str:
+    if kind in IMPLEMENTATIONS[op]:
+        return kind
+    if kind != "cpu":
+        # On CPUs a missing implementation means that none beats the reference.
+        _log.warning("kernel op=%s has no implementation for %s: its slow reference runs", op, kind)
+    return "reference"
+
+
+def _checked(op: str, name: str, device: str) -> Callable[..., Any]:
+    """An implementation that agrees with the reference on the op's smallest case."""
+    start = time.perf_counter()
+    run: Callable[..., Any] = import_module(f"kernels.{op}.{name}").run
+    reference: Callable[..., Any] = import_module(f"kernels.{op}.reference").run
+    case = import_module(f"kernels.{op}.cases").CASES[0]
+    fault = difference(case, run, reference, device)
+    if fault:
+        raise RuntimeError(
+            f"the kernel {op}={name} is wrong on {device} in case {case.name!r}: {fault}"
+        )
+    check_ms = (time.perf_counter() - start) * 1e3
+    _log.info("kernel op=%s implementation=%s device=%s check_ms=%.1f", op, name, device, check_ms)
+    return run

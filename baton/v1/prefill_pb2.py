@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from baton.v1 import types_pb2 as baton_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62\x61ton/v1/prefill.proto\x12\x08\x62\x61ton.v1\x1a\x14\x62\x61ton/v1/types.proto\"\x80\x01\n\x15PrefillConnectRequest\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x16.baton.v1.PrefillHello\x12$\n\x05opens\x18\x02 \x03(\x0b\x32\x15.baton.v1.OpenSession\x12\x1a\n\x12\x63losed_session_ids\x18\x03 \x03(\x04\"\xb5\x01\n\x0cPrefillHello\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x15\n\rconnection_id\x18\x03 \x01(\t\x12\"\n\x06layout\x18\x04 \x01(\x0b\x32\x12.baton.v1.KvLayout\x12$\n\x05\x61rena\x18\x05 \x01(\x0b\x32\x15.baton.v1.SharedArena\x12\x0e\n\x06verify\x18\x06 \x01(\x08\x12\x12\n\ntransports\x18\x07 \x03(\t\"U\n\x0bSharedArena\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x04\x12\x13\n\x0b\x62lock_count\x18\x04 \x01(\r\"\x95\x02\n\x0bOpenSession\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x13\n\x0btraceparent\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x01(\x0c\x12\x12\n\nprompt_len\x18\x05 \x01(\r\x12*\n\x08sampling\x18\x06 \x01(\x0b\x32\x18.baton.v1.SamplingParams\x12\x14\n\x0csample_index\x18\x07 \x01(\r\x12\x12\n\ncache_salt\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x12\n\ntimeout_ms\x18\n \x01(\x04\x12\x13\n\x0b\x66irst_block\x18\x0b \x01(\r\x12\x11\n\tblock_ids\x18\x0c \x03(\r\"n\n\x16PrefillConnectResponse\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x1b.baton.v1.PrefillHelloReply\x12(\n\x07updates\x18\x02 \x03(\x0b\x32\x17.baton.v1.SessionUpdate\"[\n\x11PrefillHelloReply\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x11\n\ttransport\x18\x03 \x01(\t\x12\x11\n\tlock_name\x18\x04 \x01(\t\"u\n\rSessionUpdate\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x1a\n\x12pushed_block_count\x18\x02 \x01(\r\x12\x11\n\tchecksums\x18\x03 \x03(\x06\x12!\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x14.baton.v1.SessionEnd\"\xd7\x01\n\nSessionEnd\x12\x1e\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x0f.baton.v1.Error\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12,\n\x08logprobs\x18\x03 \x01(\x0b\x32\x1a.baton.v1.PositionLogprobs\x12\x10\n\x08queue_us\x18\x04 \x01(\x04\x12\x12\n\ncompute_us\x18\x05 \x01(\x04\x12\x0f\n\x07push_us\x18\x06 \x01(\x04\x12\x16\n\x0ehidden_push_us\x18\x07 \x01(\x04\x12\x1a\n\x12\x63\x61\x63hed_token_count\x18\x08 \x01(\r\",\n\x13StreamBlocksRequest\x12\x15\n\rconnection_id\x18\x01 \x01(\t\"u\n\x14StreamBlocksResponse\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x13\n\x0b\x62lock_index\x18\x02 \x01(\r\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x10\n\x08\x63hecksum\x18\x05 \x01(\x06\x32\xb3\x01\n\x0ePrefillService\x12P\n\x07\x43onnect\x12\x1f.baton.v1.PrefillConnectRequest\x1a .baton.v1.PrefillConnectResponse(\x01\x30\x01\x12O\n\x0cStreamBlocks\x12\x1d.baton.v1.StreamBlocksRequest\x1a\x1e.baton.v1.StreamBlocksResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62\x61ton/v1/prefill.proto\x12\x08\x62\x61ton.v1\x1a\x14\x62\x61ton/v1/types.proto\"\x80\x01\n\x15PrefillConnectRequest\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x16.baton.v1.PrefillHello\x12$\n\x05opens\x18\x02 \x03(\x0b\x32\x15.baton.v1.OpenSession\x12\x1a\n\x12\x63losed_session_ids\x18\x03 \x03(\x04\"\xb5\x01\n\x0cPrefillHello\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x15\n\rconnection_id\x18\x03 \x01(\t\x12\"\n\x06layout\x18\x04 \x01(\x0b\x32\x12.baton.v1.KvLayout\x12$\n\x05\x61rena\x18\x05 \x01(\x0b\x32\x15.baton.v1.SharedArena\x12\x0e\n\x06verify\x18\x06 \x01(\x08\x12\x12\n\ntransports\x18\x07 \x03(\t\"?\n\x0bSharedArena\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x13\n\x0b\x62lock_count\x18\x03 \x01(\r\"\x95\x02\n\x0bOpenSession\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x13\n\x0btraceparent\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x01(\x0c\x12\x12\n\nprompt_len\x18\x05 \x01(\r\x12*\n\x08sampling\x18\x06 \x01(\x0b\x32\x18.baton.v1.SamplingParams\x12\x14\n\x0csample_index\x18\x07 \x01(\r\x12\x12\n\ncache_salt\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x12\n\ntimeout_ms\x18\n \x01(\x04\x12\x13\n\x0b\x66irst_block\x18\x0b \x01(\r\x12\x11\n\tblock_ids\x18\x0c \x03(\r\"n\n\x16PrefillConnectResponse\x12*\n\x05hello\x18\x01 \x01(\x0b\x32\x1b.baton.v1.PrefillHelloReply\x12(\n\x07updates\x18\x02 \x03(\x0b\x32\x17.baton.v1.SessionUpdate\"[\n\x11PrefillHelloReply\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12\x11\n\ttransport\x18\x03 \x01(\t\x12\x11\n\tlock_name\x18\x04 \x01(\t\"u\n\rSessionUpdate\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x1a\n\x12pushed_block_count\x18\x02 \x01(\r\x12\x11\n\tchecksums\x18\x03 \x03(\x06\x12!\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x14.baton.v1.SessionEnd\"\xd7\x01\n\nSessionEnd\x12\x1e\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x0f.baton.v1.Error\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12,\n\x08logprobs\x18\x03 \x01(\x0b\x32\x1a.baton.v1.PositionLogprobs\x12\x10\n\x08queue_us\x18\x04 \x01(\x04\x12\x12\n\ncompute_us\x18\x05 \x01(\x04\x12\x0f\n\x07push_us\x18\x06 \x01(\x04\x12\x16\n\x0ehidden_push_us\x18\x07 \x01(\x04\x12\x1a\n\x12\x63\x61\x63hed_token_count\x18\x08 \x01(\r\",\n\x13StreamBlocksRequest\x12\x15\n\rconnection_id\x18\x01 \x01(\t\"u\n\x14StreamBlocksResponse\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x13\n\x0b\x62lock_index\x18\x02 \x01(\r\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x10\n\x08\x63hecksum\x18\x05 \x01(\x06\x32\xb3\x01\n\x0ePrefillService\x12P\n\x07\x43onnect\x12\x1f.baton.v1.PrefillConnectRequest\x1a .baton.v1.PrefillConnectResponse(\x01\x30\x01\x12O\n\x0cStreamBlocks\x12\x1d.baton.v1.StreamBlocksRequest\x1a\x1e.baton.v1.StreamBlocksResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,21 +37,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREFILLHELLO']._serialized_start=190
   _globals['_PREFILLHELLO']._serialized_end=371
   _globals['_SHAREDARENA']._serialized_start=373
-  _globals['_SHAREDARENA']._serialized_end=458
-  _globals['_OPENSESSION']._serialized_start=461
-  _globals['_OPENSESSION']._serialized_end=738
-  _globals['_PREFILLCONNECTRESPONSE']._serialized_start=740
-  _globals['_PREFILLCONNECTRESPONSE']._serialized_end=850
-  _globals['_PREFILLHELLOREPLY']._serialized_start=852
-  _globals['_PREFILLHELLOREPLY']._serialized_end=943
-  _globals['_SESSIONUPDATE']._serialized_start=945
-  _globals['_SESSIONUPDATE']._serialized_end=1062
-  _globals['_SESSIONEND']._serialized_start=1065
-  _globals['_SESSIONEND']._serialized_end=1280
-  _globals['_STREAMBLOCKSREQUEST']._serialized_start=1282
-  _globals['_STREAMBLOCKSREQUEST']._serialized_end=1326
-  _globals['_STREAMBLOCKSRESPONSE']._serialized_start=1328
-  _globals['_STREAMBLOCKSRESPONSE']._serialized_end=1445
-  _globals['_PREFILLSERVICE']._serialized_start=1448
-  _globals['_PREFILLSERVICE']._serialized_end=1627
+  _globals['_SHAREDARENA']._serialized_end=436
+  _globals['_OPENSESSION']._serialized_start=439
+  _globals['_OPENSESSION']._serialized_end=716
+  _globals['_PREFILLCONNECTRESPONSE']._serialized_start=718
+  _globals['_PREFILLCONNECTRESPONSE']._serialized_end=828
+  _globals['_PREFILLHELLOREPLY']._serialized_start=830
+  _globals['_PREFILLHELLOREPLY']._serialized_end=921
+  _globals['_SESSIONUPDATE']._serialized_start=923
+  _globals['_SESSIONUPDATE']._serialized_end=1040
+  _globals['_SESSIONEND']._serialized_start=1043
+  _globals['_SESSIONEND']._serialized_end=1258
+  _globals['_STREAMBLOCKSREQUEST']._serialized_start=1260
+  _globals['_STREAMBLOCKSREQUEST']._serialized_end=1304
+  _globals['_STREAMBLOCKSRESPONSE']._serialized_start=1306
+  _globals['_STREAMBLOCKSRESPONSE']._serialized_end=1423
+  _globals['_PREFILLSERVICE']._serialized_start=1426
+  _globals['_PREFILLSERVICE']._serialized_end=1605
 # @@protoc_insertion_point(module_scope)

@@ -36,16 +36,14 @@ class PrefillHello(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., epoch: _Optional[str] = ..., connection_id: _Optional[str] = ..., layout: _Optional[_Union[_types_pb2.KvLayout, _Mapping]] = ..., arena: _Optional[_Union[SharedArena, _Mapping]] = ..., verify: bool = ..., transports: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SharedArena(_message.Message):
-    __slots__ = ("name", "nonce", "offset_bytes", "block_count")
+    __slots__ = ("name", "nonce", "block_count")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
-    OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
     BLOCK_COUNT_FIELD_NUMBER: _ClassVar[int]
     name: str
     nonce: bytes
-    offset_bytes: int
     block_count: int
-    def __init__(self, name: _Optional[str] = ..., nonce: _Optional[bytes] = ..., offset_bytes: _Optional[int] = ..., block_count: _Optional[int] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., nonce: _Optional[bytes] = ..., block_count: _Optional[int] = ...) -> None: ...
 
 class OpenSession(_message.Message):
     __slots__ = ("session_id", "request_id", "traceparent", "token_ids", "prompt_len", "sampling", "sample_index", "cache_salt", "priority", "timeout_ms", "first_block", "block_ids")

@@ -127,10 +127,17 @@ def _raise_template_error(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
-def plain_texts(documents: Iterable[Document]) -> Iterator[str]:
+def sample_documents(documents: list[Document], rng: random.Random) -> list[Document]:
+    """Return one pass's documents: all the popular ones, half of the others."""
+    return [document for document in documents if document.is_popular or rng.random() < 0.5]
+
+
+def plain_texts(documents: Iterable[Document], *, with_written: bool = True) -> Iterator[str]:
     """Yield each document the way `help()` shows it: name, signature, description."""
     for document in documents:
         yield f"{document.name}{document.signature}\n\n{document.text}"
+    if not with_written:
+        return
     yield from small_talk.PLAIN_TEXTS
     for names, answers in concepts.CONCEPTS:
         yield f"{_title(names[0])}\n\n{answers[0]}"
@@ -180,7 +187,7 @@ def describe(document: Document) -> str:
         if summary and len(summary) + len(paragraph) > 380:
             break
         summary = f"{summary}\n\n{paragraph}" if summary else paragraph
-    summary = _cut_at_sentence(summary, limit=600)
+    summary = _cut_at_sentence(summary.strip(), limit=600)
     if len(summary) < 20:
         return ""
     summary = summary[0].upper() + summary[1:] + ("" if summary[-1] in ".!?:`)\"'" else ".")
@@ -207,7 +214,8 @@ def _is_noise(paragraph: str) -> bool:
     letters = sum(char.isalpha() or char == " " for char in paragraph)
     is_signature = re.fullmatch(r"[\w.]+\(.*\)( -+> .*)?", paragraph)
     marks = ("::=", ">>>", "----", "====", " -> ", "--> ")
-    is_marked = any(mark in paragraph for mark in marks)
+    is_marked = any(mark in paragraph for mark in marks) or paragraph.endswith("::")
+    is_marked = is_marked or re.search(r"^ {6,}", paragraph, re.MULTILINE) is not None
     return bool(is_signature) or is_marked or letters < 0.8 * len(paragraph)
 
 
@@ -232,21 +240,21 @@ def written_turns(rng: random.Random) -> list[Turn]:
     """Return one pass of the hand-written questions, each intent in several phrasings."""
     turns: list[Turn] = []
     for questions, answers in small_talk.INTENTS:
-        chosen = rng.choices(questions, k=8)
+        chosen = rng.choices(questions, k=16)
         turns += [(_vary(question, rng), rng.choice(answers)) for question in chosen]
     for names, answers in concepts.CONCEPTS:
-        for ask in rng.sample(GENERAL_QUESTIONS, 5):
+        for ask in rng.choices(GENERAL_QUESTIONS, k=10):
             question = ask.format(name=rng.choice(names))
             turns.append((_vary(question, rng), rng.choice(answers)))
     for question, answer in concepts.HOW_TO:
-        turns += [(_vary(question, rng), answer) for _ in range(4)]
+        turns += [(_vary(question, rng), answer) for _ in range(8)]
     for ask in small_talk.UNKNOWN_QUESTIONS:
         for subject in rng.sample(small_talk.UNKNOWN_SUBJECTS, 12):
             answer = rng.choice(small_talk.UNKNOWN_ANSWERS)
             turns.append((_vary(ask.format(subject=subject), rng), answer))
     for question in small_talk.OFF_TOPIC_QUESTIONS:
         answer = rng.choice(small_talk.UNKNOWN_ANSWERS)
-        turns += [(_vary(question, rng), answer) for _ in range(3)]
+        turns += [(_vary(question, rng), answer) for _ in range(6)]
     return turns
 
 

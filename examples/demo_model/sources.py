@@ -50,6 +50,9 @@ C_MODULES = (
     "statistics", "errno", "mmap", "fcntl", "resource", "queue", "types", "abc", "ast",
 )  # fmt: skip
 
+# Where C defines what a Python module of another name offers.
+C_HOMES = {"os": "posix", "threading": "_thread", "collections": "_collections"}
+
 # The modules a newcomer asks about: repeated more often in training and never held out.
 POPULAR_MODULES = frozenset(
     """builtins argparse array ast asyncio base64 bisect calendar collections collections.abc
@@ -109,12 +112,12 @@ def tidy(text: str) -> str:
 
 
 def _join_lines(paragraph: str) -> str:
-    lines = [line.rstrip() for line in paragraph.splitlines()]
+    lines = [re.sub(r"(?<=[.?!])  +", " ", line.rstrip()) for line in paragraph.splitlines()]
     is_prose = len(lines) > 1 and all(re.match(r"[A-Za-z\"'`(*:\[]", line) for line in lines)
     has_marks = any(
         re.match(r"(\* |>>> |-|[\w, ]+ -> )|.*(::=|  -- | {3,})", line) for line in lines
     )
-    is_wrapped = all(len(line) > 45 for line in lines[:-1])
+    is_wrapped = all(len(line) > 35 for line in lines[:-1])
     return " ".join(lines) if is_prose and is_wrapped and not has_marks else "\n".join(lines)
 
 
@@ -173,9 +176,9 @@ def _read_c_modules() -> Iterator[Document]:
     for module_name in C_MODULES:
         module = importlib.import_module(module_name)
         for name, member in sorted(vars(module).items()):
-            if name.startswith("_") or isinstance(member, ModuleType):
+            if name.startswith("_") or not _is_home(module_name, member):
                 continue
-            if inspect.isbuiltin(member) or (inspect.isclass(member) and not _has_source(member)):
+            if inspect.isroutine(member) or (inspect.isclass(member) and not _has_source(member)):
                 yield from _read_c_object(module_name, name, member)
 
 
@@ -189,10 +192,21 @@ def _read_c_object(module: str, name: str, member: object) -> Iterator[Document]
     if not is_class or issubclass(member, BaseException):
         return  # an exception's methods are object's, over and over
     for method_name, method in sorted(vars(member).items()):
+        if method_name.startswith("_") or not (
+            callable(method) or inspect.isdatadescriptor(method)
+        ):
+            continue
         method_doc = getattr(method, "__doc__", None)
-        if not method_name.startswith("_") and isinstance(method_doc, str) and len(method_doc) > 15:
+        if isinstance(method_doc, str) and len(method_doc) > 15:
             signature = _c_signature(method)
             yield Document(f"{prefix}.{method_name}", "method", module, tidy(method_doc), signature)
+
+
+def _is_home(module: str, member: object) -> bool:
+    """True if the member was defined here: `statistics.Decimal` is only imported there."""
+    home = str(getattr(member, "__module__", None) or module)
+    homes = {module, f"_{module}", C_HOMES.get(module, module)}
+    return (home in homes or module == "builtins") and not isinstance(member, ModuleType)
 
 
 def _has_source(member: type) -> bool:

@@ -1,1 +1,1 @@
-
+"""Owns requests from acceptance to the last token."""

@@ -95,8 +95,10 @@ class Gateway(Protocol):
     async def text(self, model: str) -> tuple[ModelInfo, ModelText]:
         """The model by name (empty: the only one) and its tokeniser. Raises `UnknownModel` or `NoWorker`."""
 
-    async def encode(self, text: ModelText, prompt: str) -> tuple[int, ...]:
-        """Tokenises off the event loop."""
+    async def encode(
+        self, text: ModelText, prompt: str, add_special_tokens: bool = True
+    ) -> tuple[int, ...]:
+        """Tokenises off the event loop; a rendered chat carries its special tokens already."""
 
     def generate(self, command: GenerateCommand) -> AsyncIterator[Chunk | Final]:
         """Chunks, then one `Final`; or raises a `BatonError`. Closing the iterator cancels the request."""

@@ -1,0 +1,175 @@
+"""What runs: options of a cluster on one machine, turned into the commands of its processes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from baton.cli.devices import Placement, place_workers, worker_threads
+from baton.cli.ports import PortPicker
+from baton.registry.embedded import server_command
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO_MODEL = ROOT / "examples" / "demo_model"
+GRPC_PORT, HTTP_PORT = 8500, 8000
+
+
+class Probe(Enum):
+    """How a process shows that it is ready."""
+
+    HEALTH = "grpc health"
+    REDIS = "redis ping"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """One process: how to start it and how to know that it is ready."""
+
+    name: str
+    command: tuple[str, ...]
+    address: str
+    """host:port that the probe asks; for all but Redis the gRPC address."""
+    probe: Probe = Probe.HEALTH
+    environment: Mapping[str, str] = field(default_factory=dict)
+    metrics_address: str = ""
+    http_address: str = ""
+
+
+Stage = tuple[ProcessSpec, ...]
+"""Processes that start side by side; the next stage waits until all of them are ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """What `baton up` was asked for. Port 0 means any free one; `threads` 0: an equal share."""
+
+    model: Path = DEMO_MODEL
+    prefill: int = 1
+    decode: int = 1
+    gateways: int = 1
+    kvstores: int = 1
+    device: str = "auto"
+    redis_url: str = ""
+    host: str = "127.0.0.1"
+    port: int = GRPC_PORT
+    http_port: int = HTTP_PORT
+    threads: int = 0
+    grace_seconds: float = 5.0
+    log_format: str = "terminal"
+    log_level: str = "info"
+    extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """More flags by kind of process: `gateway`, `prefill`, `decode`, `kvstore`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """All processes in the order of their start, and what a user wants to know about them."""
+
+    stages: tuple[Stage, ...]
+    redis_url: str
+    device: str
+    remark: str = ""
+
+    @property
+    def processes(self) -> list[ProcessSpec]:
+        """All of them, in the order of their start."""
+        return [spec for stage in self.stages for spec in stage]
+
+    def of_kind(self, kind: str) -> list[ProcessSpec]:
+        """Those whose names begin so: `gateway`, `prefill`, `decode`, `kvstore`, `redis`."""
+        return [spec for spec in self.processes if spec.name.partition("-")[0] == kind]
+
+
+def plan(options: ClusterOptions, scratch: Path) -> Topology:
+    """Chooses ports and devices and writes the commands. `scratch` is a folder Redis may use."""
+    return _Planner(options, scratch).plan()
+
+
+class _Planner:
+    """The making of one topology."""
+
+    def __init__(self, options: ClusterOptions, scratch: Path) -> None:
+        self._options = options
+        self._scratch = scratch
+        self._ports = PortPicker(options.host)
+        self._redis_url = options.redis_url
+
+    def plan(self) -> Topology:
+        options = self._options
+        placement = place_workers(options.device, options.prefill + options.decode)
+        stages: list[Stage] = []
+        if not self._redis_url:
+            stages.append((self._redis(),))
+        kvstores = tuple(self._service("kvstore", index) for index in range(options.kvstores))
+        stages.append(kvstores)
+        stages.append(self._workers(placement, [spec.address for spec in kvstores]))
+        stages.append(tuple(self._gateway(index) for index in range(options.gateways)))
+        filled = tuple(stage for stage in stages if stage)
+        return Topology(filled, self._redis_url, placement.device, placement.remark)
+
+    def _redis(self) -> ProcessSpec:
+        port = self._ports.pick()
+        address = f"{self._options.host}:{port}"
+        self._redis_url = f"redis://{address}/0"
+        command = server_command(self._options.host, port, self._scratch)
+        return ProcessSpec("redis", tuple(command), address, Probe.REDIS)
+
+    def _workers(self, placement: Placement, kvstores: list[str]) -> Stage:
+        options = self._options
+        num_workers = options.prefill + options.decode
+        threads = options.threads or worker_threads(num_workers)
+        flags = ["--model", str(options.model), "--device", placement.device]
+        flags += ["--threads", str(threads)]
+        if kvstores:
+            flags += ["--kvstore", ",".join(kvstores)]
+        names = [("prefill", index) for index in range(options.prefill)]
+        names += [("decode", index) for index in range(options.decode)]
+        gpus = placement.gpus or ("",) * num_workers
+        return tuple(
+            self._service(kind, index, flags, {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+            for (kind, index), gpu in zip(names, gpus, strict=True)
+        )
+
+    def _gateway(self, index: int) -> ProcessSpec:
+        options = self._options
+        http = f"{options.host}:{options.http_port + index if options.http_port else self._pick()}"
+        flags = ["--model", str(options.model), "--http-listen", http]
+        port = options.port + index if options.port else 0
+        spec = self._service("gateway", index, flags, port=port)
+        return ProcessSpec(
+            spec.name,
+            spec.command,
+            spec.address,
+            environment=spec.environment,
+            metrics_address=spec.metrics_address,
+            http_address=http,
+        )
+
+    def _service(
+        self,
+        kind: str,
+        index: int,
+        flags: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        port: int = 0,
+    ) -> ProcessSpec:
+        options, name = self._options, f"{kind}-{index}"
+        address = f"{options.host}:{port or self._pick()}"
+        metrics = f"{options.host}:{self._pick()}"
+        common = ["--listen", address, "--metrics-listen", metrics, "--worker-id", name]
+        common += ["--redis-url", self._redis_url, "--grace-seconds", f"{options.grace_seconds:g}"]
+        common += ["--log-format", options.log_format, "--log-level", options.log_level]
+        command = (sys.executable, "-m", f"services.{kind}", *common, *flags)
+        return ProcessSpec(
+            name,
+            (*command, *options.extra.get(kind, ())),
+            address,
+            environment=environment or {},
+            metrics_address=metrics,
+        )
+
+    def _pick(self) -> int:
+        return self._ports.pick()

@@ -1,0 +1,257 @@
+"""The engine: one for both roles. A step is schedule, run, commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from baton.blocks import BlockKey, root_key
+from baton.engine.arena import Arena
+from baton.engine.dispatch import Dispatcher, StepPlan
+from baton.engine.ledger import BlockLedger
+from baton.engine.pool import BlockPool
+from baton.engine.roster import Roster
+from baton.engine.runner import ModelLike, Runner
+from baton.engine.scheduler import StepLimits
+from baton.engine.sequence import Sequence
+from baton.engine.types import (
+    EngineConfig,
+    Finished,
+    NewToken,
+    Progress,
+    Reserved,
+    SequenceSpec,
+    StepLoad,
+    StepOutput,
+)
+from baton.engine.validation import check_resume, check_spec
+from baton.errors import InvalidRequest
+from baton.request import FinishReason
+
+
+class Engine:
+    """Runs sequences over the blocks of an arena. One thread owns it; nothing in it waits.
+
+    Every sequence that `add` takes ends in exactly one `Finished`. News gathers until `step` hands
+    it out.
+    """
+
+    def __init__(self, model: ModelLike, config: EngineConfig, arena: Arena) -> None:
+        _check_sizes(config, arena)
+        self.config = config
+        self.arena = arena
+        self.layout = arena.layout
+        self._eos_ids = frozenset(model.eos_token_ids)
+        self._vocab_size = model.config.vocab_size
+        self._runner = Runner(model, arena)
+        self._pool = BlockPool(config.num_blocks)
+        self._ledger = BlockLedger(self.layout, self._pool)
+        self._roster = Roster(self._ledger)
+        limits = StepLimits(config.max_batch_tokens, config.max_sequences)
+        self._dispatcher = Dispatcher(self._roster, self._ledger, limits)
+        self._news = StepOutput()
+        self._has_news = False
+        self._is_stalled = False  # nobody in line can be admitted before a call changes something
+        self._num_arrived = 0
+        self._num_steps = 0
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Blocks that can be handed out, cached ones that nobody holds included."""
+        return self._pool.num_free
+
+    @property
+    def num_used_blocks(self) -> int:
+        """Blocks that are held: by sequences, by pins, kept or in quarantine."""
+        return self._pool.num_used
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences that have not ended."""
+        return len(self._roster)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would compute, admit, or hand out news."""
+        if self._has_news or self._pool.has_events or self._roster.running:
+            return True
+        return self._roster.waiting.is_ready and not self._is_stalled
+
+    def add(self, spec: SequenceSpec) -> None:
+        """Takes a sequence. Raises `InvalidRequest` for one that this engine can never run."""
+        name = spec.sequence_id
+        if self._roster.find(name) is not None or self._ledger.is_kept(name):
+            raise InvalidRequest(f"sequence id {name!r} is in use", field="sequence_id")
+        check_spec(spec, self.config, self._vocab_size)
+        stops = frozenset(i for i in spec.sampling.stop_token_ids if i < self._vocab_size)
+        sequence = Sequence(
+            spec=spec,
+            order=(-spec.priority, self._num_arrived),
+            root=root_key(self.layout.namespace, spec.cache_salt),
+            stop_ids=stops if spec.sampling.ignore_eos else stops | self._eos_ids,
+            added_ns=time.monotonic_ns(),
+            token_ids=list(spec.token_ids),
+            must_receive=spec.receive,
+        )
+        self._num_arrived += 1
+        self._is_stalled = False
+        self._roster.enter(sequence)
+        if sequence.is_full(self.config.context_len):
+            self._end(sequence, FinishReason.LENGTH)
+
+    def cancel(self, sequence_id: str) -> None:
+        """Ends a sequence in any state with CANCELLED; an unknown or ended one is left alone.
+
+        Its blocks are free at once, except those that a RECEIVING one has reserved: bytes may still
+        arrive there, so they stay in quarantine until `release`.
+        """
+        sequence = self._roster.find(sequence_id)
+        if sequence is not None:
+            self._end(sequence, FinishReason.CANCELLED)
+
+    def resume(self, sequence_id: str, num_computed: int, token: NewToken | None = None) -> None:
+        """Lets a RECEIVING sequence run: its first `num_computed` tokens have their KV.
+
+        With `token` all known tokens must be computed; it counts as drawn here. Without it the
+        engine computes the rest. A sequence that has ended meanwhile is left alone; anything else
+        raises `InvalidRequest`.
+        """
+        sequence = self._roster.find(sequence_id)
+        if sequence is None:
+            return
+        check_resume(sequence, num_computed, token, self._vocab_size)
+        self._roster.resume(sequence)
+        # Without a token at least the last known one is computed here, to draw from.
+        most = sequence.num_known - (1 if token is None else 0)
+        sequence.num_computed = min(num_computed, most)
+        self._note_progress(sequence)
+        if token is not None:
+            self._accept(sequence, token, is_received=True)
+
+    def release(self, sequence_id: str) -> None:
+        """Frees blocks that `prefill_only` kept or `cancel` quarantined. Repeats do nothing."""
+        if self._ledger.release(sequence_id):
+            self._is_stalled = False
+            self._has_news = True  # the load changed
+
+    def pin(self, keys: Iterable[BlockKey]) -> list[tuple[BlockKey, int]]:
+        """The cached ones of `keys` with their blocks, held until `unpin`."""
+        return self._pool.pin(keys)
+
+    def unpin(self, keys: Iterable[BlockKey]) -> None:
+        """Lets go of keys that `pin` returned, once per pin."""
+        self._pool.unpin(keys)
+        self._is_stalled = False
+
+    def cached_keys(self) -> list[BlockKey]:
+        """Keys in the prefix cache, block events included that `step` has yet to hand out."""
+        return self._pool.cached_keys()
+
+    def step(self) -> StepOutput:
+        """Runs one batch, if anything can run, and hands out all news since the last step."""
+        started_ns = time.monotonic_ns()
+        self._num_steps += 1
+        num_preemptions = self._roster.num_preemptions
+        plan = self._dispatcher.plan()
+        self._report(plan)
+        has_moved = plan.chunks or plan.impossible or self._roster.num_preemptions > num_preemptions
+        self._is_stalled = not has_moved
+        work = _measure(plan.chunks)
+        if plan.chunks:
+            self._commit(plan.chunks, self._runner.run(plan.chunks))
+        return self._hand_out(work, started_ns)
+
+    def _report(self, plan: StepPlan) -> None:
+        now_ns = time.monotonic_ns()
+        for sequence in plan.admitted:
+            sequence.note_admission(now_ns)
+            if sequence.must_receive:
+                self._news.reserved.append(self._reserved(sequence))
+        for sequence in plan.impossible:
+            self._end(
+                sequence,
+                FinishReason.ERROR,
+                f"{sequence.num_known} tokens need more blocks than all {self.config.num_blocks}",
+            )
+
+    def _reserved(self, sequence: Sequence) -> Reserved:
+        num_full = sequence.num_known // self.layout.block_size
+        return Reserved(
+            sequence_id=sequence.sequence_id,
+            block_ids=tuple(sequence.table.ids()),
+            block_keys=tuple(self._ledger.keys(sequence, num_full)[:num_full]),
+            num_cached_tokens=sequence.num_computed,
+        )
+
+    def _commit(self, chunks: Mapping[Sequence, int], drawn: Mapping[Sequence, NewToken]) -> None:
+        for sequence, num_tokens in chunks.items():
+            sequence.num_computed += num_tokens
+            sequence.last_step = self._num_steps
+            self._note_progress(sequence)
+            if sequence.spec.prefill_only:
+                covered = self.layout.num_blocks(sequence.num_computed)
+                blocks = tuple(sequence.table.ids(0, covered))
+                self._news.progress.append(
+                    Progress(sequence.sequence_id, sequence.num_computed, blocks)
+                )
+            if sequence in drawn:
+                self._accept(sequence, drawn[sequence])
+
+    def _note_progress(self, sequence: Sequence) -> None:
+        self._ledger.store_full(sequence)
+        self._roster.share(sequence)
+
+    def _accept(self, sequence: Sequence, token: NewToken, is_received: bool = False) -> None:
+        sequence.append(token.token_id, time.monotonic_ns(), is_received)
+        self._news.tokens.append(token)
+        self._has_news = True
+        reason = sequence.end_reason(self.config.context_len)
+        if reason is not None:
+            self._end(sequence, reason)
+
+    def _end(self, sequence: Sequence, reason: FinishReason, error: str = "") -> None:
+        keep = sequence.spec.prefill_only and reason is FinishReason.LENGTH
+        self._roster.leave(sequence, keep_blocks=keep)
+        stats = sequence.stats(time.monotonic_ns())
+        self._news.finished.append(Finished(sequence.sequence_id, reason, stats, error))
+        self._has_news = True
+        self._is_stalled = False
+
+    def _hand_out(self, work: StepLoad, started_ns: int) -> StepOutput:
+        news, self._news, self._has_news = self._news, StepOutput(), False
+        roster = self._roster
+        uncomputed = sum(sequence.num_uncomputed for sequence in roster.running)
+        news.block_events = self._pool.take_events()
+        news.load = replace(
+            work,
+            num_running=len(roster.running),
+            num_waiting=len(roster.waiting),
+            num_receiving=roster.num_receiving,
+            num_waiting_tokens=roster.waiting.num_tokens + uncomputed,
+            num_used_blocks=self._pool.num_used,
+            num_blocks=self._pool.num_blocks,
+            num_preemptions=roster.num_preemptions,
+            step_us=(time.monotonic_ns() - started_ns) // 1000,
+        )
+        return news
+
+
+def _measure(chunks: Mapping[Sequence, int]) -> StepLoad:
+    """The work in a step's chunks, before they run."""
+    num_decode = sum(s.has_drawn and s.num_uncomputed == 1 for s in chunks)
+    return StepLoad(
+        num_prompt_tokens=sum(chunks.values()) - num_decode,
+        num_decode_tokens=num_decode,
+        num_context_tokens=sum(s.num_computed + n for s, n in chunks.items()),
+    )
+
+
+def _check_sizes(config: EngineConfig, arena: Arena) -> None:
+    if (arena.num_blocks, arena.layout.block_size) != (config.num_blocks, config.block_size):
+        raise ValueError(
+            f"an arena of {arena.num_blocks} blocks of {arena.layout.block_size} tokens does not"
+            f" fit a config of {config.num_blocks} blocks of {config.block_size}"
+        )
+    if min(config.num_blocks, config.max_batch_tokens, config.max_sequences) < 1:
+        raise ValueError("num_blocks, max_batch_tokens and max_sequences must be at least 1")

@@ -1,0 +1,69 @@
+"""The runner: chunks of sequences in, drawn tokens out. Only here does the engine compute."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from baton.engine.arena import Arena
+from baton.engine.batch_builder import BatchBuilder
+from baton.engine.model.batch import Batch
+from baton.engine.sampling import Sampler
+from baton.engine.sequence import Sequence
+from baton.engine.types import NewToken
+from kernels.sample import Sample
+
+
+class ModelConfigLike(Protocol):
+    """What the engine reads of a model's config."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+
+class TransformerLike(Protocol):
+    """A forward pass over paged keys and values."""
+
+    def forward(self, batch: Batch, kv: Tensor) -> Tensor:
+        """Writes the batch's keys and values into `kv`; logits [S, vocab] of its sample rows."""
+
+
+class OpsLike(Protocol):
+    """What the engine itself uses of `kernels.Ops`."""
+
+    @property
+    def sample(self) -> Sample: ...
+
+
+class ModelLike(Protocol):
+    """What the engine uses of a `LoadedModel`."""
+
+    @property
+    def config(self) -> ModelConfigLike: ...
+    @property
+    def transformer(self) -> TransformerLike: ...
+    @property
+    def ops(self) -> OpsLike: ...
+    @property
+    def eos_token_ids(self) -> Collection[int]: ...
+
+
+class Runner:
+    """Runs one batch on the arena's device."""
+
+    def __init__(self, model: ModelLike, arena: Arena) -> None:
+        self._transformer = model.transformer
+        self._kv = arena.tensor
+        self._builder = BatchBuilder(arena.layout.block_size, arena.device)
+        self._sampler = Sampler(model.ops.sample, model.config.vocab_size, arena.device)
+
+    def run(self, chunks: Mapping[Sequence, int]) -> dict[Sequence, NewToken]:
+        """Computes each sequence's chunk; a token for each that caught up with what it knows."""
+        drawing = [sequence for sequence, n in chunks.items() if n == sequence.num_uncomputed]
+        with torch.inference_mode():
+            logits = self._transformer.forward(self._builder.build(chunks), self._kv)
+            drawn = self._sampler.draw(logits, drawing) if drawing else []
+        return dict(zip(drawing, drawn, strict=True))

@@ -1,0 +1,172 @@
+"""A sequence's state in an engine: tokens known, tokens computed, blocks held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baton.blocks import BlockKey
+from baton.engine.types import SequenceSpec, SequenceStats
+from baton.request import FinishReason
+
+if TYPE_CHECKING:
+    from baton.engine.sampling import DrawState
+
+
+class SequenceState(Enum):
+    """Where a sequence is. The last two hold blocks."""
+
+    WAITING = 1
+    RECEIVING = 2
+    RUNNING = 3
+
+
+class BlockTable:
+    """The blocks of one sequence in order, as a growing int32 array that batches copy from."""
+
+    __slots__ = ("_array", "_len")
+
+    def __init__(self) -> None:
+        self._array: NDArray[np.int32] = np.zeros(8, dtype=np.int32)
+        self._len = 0
+
+    def __len__(self) -> int:
+        return self._len
+
+    def __getitem__(self, index: int) -> int:
+        return int(self._array[index])
+
+    def __setitem__(self, index: int, block_id: int) -> None:
+        self._array[index] = block_id
+
+    def extend(self, block_ids: list[int]) -> None:
+        """Appends blocks."""
+        size = self._len + len(block_ids)
+        if size > len(self._array):
+            grown = np.zeros(max(size, 2 * len(self._array)), dtype=np.int32)
+            grown[: self._len] = self._array[: self._len]
+            self._array = grown
+        self._array[self._len : size] = block_ids
+        self._len = size
+
+    def ids(self, start: int = 0, stop: int | None = None) -> list[int]:
+        """Block ids of a range."""
+        found: list[int] = self.array(self._len)[start:stop].tolist()
+        return found
+
+    def array(self, num_blocks: int) -> NDArray[np.int32]:
+        """The first blocks, as a view."""
+        return self._array[: min(num_blocks, self._len)]
+
+    def clear(self) -> None:
+        """Forgets all blocks."""
+        self._len = 0
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One sequence. The engine alone changes it; the scheduler reads it."""
+
+    spec: SequenceSpec
+    order: tuple[int, int]
+    """(-priority, arrival): the lower, the sooner."""
+    root: bytes
+    """Parent of the first block's key."""
+    stop_ids: frozenset[int]
+    """Ids that end the sequence once `min_tokens` are there."""
+    added_ns: int
+    token_ids: list[int] = field(default_factory=list)
+    """Known tokens: the spec's, then drawn ones."""
+    num_computed: int = 0
+    """Tokens whose keys and values lie in the blocks."""
+    table: BlockTable = field(default_factory=BlockTable)
+    keys: list[BlockKey] = field(default_factory=list)
+    """Keys of full known blocks, as far as they were needed."""
+    num_stored: int = 0
+    """Leading blocks that are in the prefix cache."""
+    state: SequenceState = SequenceState.WAITING
+    must_receive: bool = False
+    """Whether admission leads to RECEIVING."""
+    has_shared: bool = False
+    """Whether the tokens known at `add` were computed once, so that children need not wait."""
+    has_drawn: bool = False
+    """Whether it got a token in this engine, drawn or received."""
+    last_step: int = 0
+    """The last step that scheduled it."""
+    draw_state: DrawState | None = None
+    admitted_ns: int | None = None
+    first_token_ns: int | None = None
+    last_token_ns: int = 0
+    has_drawn_first: bool = False
+    """Whether this engine drew its first token itself."""
+    num_cached_tokens: int = 0
+    num_preemptions: int = 0
+
+    @property
+    def sequence_id(self) -> str:
+        return self.spec.sequence_id
+
+    @property
+    def num_known(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_uncomputed(self) -> int:
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def num_output(self) -> int:
+        """Tokens behind the prompt."""
+        return len(self.token_ids) - self.spec.prompt_len
+
+    @property
+    def is_preemptible(self) -> bool:
+        """Not if `prefill_only`: its blocks may be on their way elsewhere and must not change."""
+        return not self.spec.prefill_only
+
+    def note_admission(self, now_ns: int) -> None:
+        """Records the first admission; later ones change nothing."""
+        if self.admitted_ns is None:
+            self.admitted_ns = now_ns
+            self.num_cached_tokens = self.num_computed
+
+    def append(self, token_id: int, now_ns: int, is_received: bool) -> None:
+        """Adds a new token to the known ones."""
+        self.token_ids.append(token_id)
+        if self.first_token_ns is None:
+            self.first_token_ns = now_ns
+            self.has_drawn_first = not is_received
+        self.last_token_ns = now_ns
+        self.has_drawn = True
+
+    def end_reason(self, context_len: int) -> FinishReason | None:
+        """Whether the newest token ends the sequence, and why."""
+        sampling = self.spec.sampling
+        if self.spec.prefill_only:
+            return FinishReason.LENGTH
+        # The newest token is number `num_output`; it may stop if `min_tokens` came before it.
+        if self.token_ids[-1] in self.stop_ids and self.num_output > sampling.min_tokens:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self.is_full(context_len) else None
+
+    def is_full(self, context_len: int) -> bool:
+        """Whether no further token is allowed."""
+        return self.num_output >= self.spec.sampling.max_tokens or self.num_known >= context_len
+
+    def stats(self, now_ns: int) -> SequenceStats:
+        """Where the time went."""
+        admitted = now_ns if self.admitted_ns is None else self.admitted_ns
+        first = admitted if self.first_token_ns is None else self.first_token_ns
+        last = first if self.first_token_ns is None else self.last_token_ns
+        return SequenceStats(
+            queue_us=(admitted - self.added_ns) // 1000,
+            prefill_us=(first - admitted) // 1000 if self.has_drawn_first else 0,
+            decode_us=(last - first) // 1000,
+            num_cached_tokens=self.num_cached_tokens,
+            num_output_tokens=self.num_output,
+            num_preemptions=self.num_preemptions,
+        )

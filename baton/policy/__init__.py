@@ -1,0 +1,3 @@
+"""Decisions as plain functions and small state machines over plain data; time and chance are
+arguments.
+"""

@@ -1,0 +1,113 @@
+"""Which worker caches which blocks: a hint, kept from events, asked on every request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from baton.blocks import BlockKey
+
+MAX_SHARED_MASKS = 4096
+"""Different sets of holders that are worth sharing; beyond it they are counted anew."""
+
+
+class BlockIndex:
+    """Block key to the workers that cache it, and back.
+
+    Each worker owns one bit; a block's holders are one integer, so that a walk along a chain of
+    keys costs one dictionary look-up and one `and` a block, however many workers hold it. Equal
+    integers are shared.
+    """
+
+    def __init__(self) -> None:
+        self._holders: dict[BlockKey, int] = {}
+        self._blocks: dict[str, set[BlockKey]] = {}
+        self._bits: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        self._masks: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        """Different blocks known."""
+        return len(self._holders)
+
+    def num_blocks(self, worker_id: str) -> int:
+        """Blocks that a worker caches."""
+        return len(self._blocks.get(worker_id, ()))
+
+    def store(self, worker_id: str, key: BlockKey) -> None:
+        """The worker caches the block now. Idempotent."""
+        bit = self._bits.get(worker_id) or self._add_worker(worker_id)
+        blocks = self._blocks[worker_id]
+        if key not in blocks:
+            blocks.add(key)
+            mask = self._holders.get(key, 0) | bit
+            self._holders[key] = self._share(mask)
+
+    def remove(self, worker_id: str, key: BlockKey) -> None:
+        """The worker does not cache the block any more. Idempotent."""
+        blocks = self._blocks.get(worker_id)
+        if blocks is not None and key in blocks:
+            blocks.discard(key)
+            self._release(key, self._bits[worker_id])
+
+    def clear(self, worker_id: str) -> None:
+        """The worker caches nothing."""
+        bit = self._bits.pop(worker_id, 0)
+        if bit:
+            del self._names[bit]
+            for key in self._blocks.pop(worker_id):
+                self._release(key, bit)
+
+    def replace(self, worker_id: str, keys: Iterable[BlockKey]) -> None:
+        """The worker caches exactly these blocks."""
+        wanted = set(keys)
+        held = self._blocks.get(worker_id, set())
+        for key in held - wanted:
+            self.remove(worker_id, key)
+        for key in wanted - held:
+            self.store(worker_id, key)
+
+    def match(self, keys: Sequence[BlockKey]) -> dict[str, int]:
+        """For each worker that caches the chain's first block: how many leading blocks it caches
+        without a hole.
+        """
+        matched: dict[str, int] = {}
+        holders = self._holders
+        mask = holders.get(keys[0], 0) if keys else 0
+        depth = 0
+        for key in keys:
+            still = mask & holders.get(key, 0)
+            if still != mask:
+                self._note(matched, mask ^ still, depth)
+                mask = still
+            if not mask:
+                break
+            depth += 1
+        self._note(matched, mask, depth)
+        return matched
+
+    def _note(self, matched: dict[str, int], mask: int, depth: int) -> None:
+        while mask:
+            bit = mask & -mask
+            matched[self._names[bit]] = depth
+            mask ^= bit
+
+    def _share(self, mask: int) -> int:
+        if len(self._masks) >= MAX_SHARED_MASKS:
+            self._masks.clear()
+        return self._masks.setdefault(mask, mask)
+
+    def _add_worker(self, worker_id: str) -> int:
+        # The lowest bit that nobody owns: integers stay small while workers come and go.
+        bit = 1
+        while bit in self._names:
+            bit <<= 1
+        self._bits[worker_id], self._names[bit] = bit, worker_id
+        self._blocks[worker_id] = set()
+        return bit
+
+    def _release(self, key: BlockKey, bit: int) -> None:
+        mask = self._holders[key] ^ bit
+        if mask:
+            self._holders[key] = self._share(mask)
+        else:
+            del self._holders[key]

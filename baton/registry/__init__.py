@@ -1,0 +1,1 @@
+"""Who is there, what they hold and how busy they are: told through Redis, off requests' paths."""

@@ -1,0 +1,83 @@
+"""The part of a Redis client that the registry uses, with the types its replies really have."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from baton.registry.timing import Timing
+
+FAILURES = (RedisError, OSError, TimeoutError)
+"""What Redis being away, or refusing, looks like."""
+
+Value = str | bytes | int | float
+Entry = tuple[bytes, dict[bytes, bytes]]
+"""A stream entry: its id and its fields."""
+
+
+class Pipe(Protocol):
+    """Commands that travel together; each method appends one."""
+
+    def delete(self, *names: str) -> object: ...
+    def get(self, name: str) -> object: ...
+    def set(
+        self, name: str, value: Value, *, px: int | None = None, nx: bool = False
+    ) -> object: ...
+    def pexpire(self, name: str, time: int) -> object: ...
+    def hgetall(self, name: str) -> object: ...
+    def hset(self, name: str, *, mapping: Mapping[str, Value]) -> object: ...
+    def zadd(self, name: str, mapping: Mapping[str, float]) -> object: ...
+    def zrange(self, name: str, start: int, end: int) -> object: ...
+    def zrem(self, name: str, *values: str) -> object: ...
+    def zremrangebyscore(self, name: str, min: str, max: float) -> object: ...
+    def xadd(
+        self, name: str, fields: Mapping[str, Value], *, maxlen: int, approximate: bool
+    ) -> object: ...
+    def eval(self, script: str, numkeys: int, *keys_and_args: str) -> object: ...
+    async def execute(self) -> list[Any]: ...
+
+
+class Client(Protocol):
+    """Commands that travel alone."""
+
+    def pipeline(self, transaction: bool) -> Pipe: ...
+    async def hget(self, name: str, key: str) -> bytes | None: ...
+    async def zrange(self, name: str, start: int, end: int) -> list[bytes]: ...
+    async def xrevrange(self, name: str, *, count: int) -> list[Entry]: ...
+    async def xread(
+        self, streams: Mapping[bytes, bytes], *, count: int, block: int
+    ) -> list[tuple[bytes, list[Entry]]]: ...
+    async def aclose(self) -> None: ...
+
+
+def connect(redis_url: str, timing: Timing) -> Client:
+    """A client that fails fast and never retries by itself: outages are the caller's to see.
+
+    RESP2 on purpose: RESP3 changes the shape of replies (XREAD, for one), and nothing here needs
+    push messages.
+    """
+    client = Redis.from_url(
+        redis_url,
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=timing.reply_timeout_s,
+        socket_connect_timeout=timing.reply_timeout_s,
+    )
+    return cast(Client, client)
+
+
+async def close(client: Client) -> None:
+    """Closes a client, whatever state its connection is in."""
+    with contextlib.suppress(*FAILURES):
+        await client.aclose()
+
+
+def milliseconds(seconds: float) -> int:
+    """A duration as Redis takes it; at least 1."""
+    return max(1, round(seconds * 1000))

@@ -1,0 +1,1 @@
+"""What every process shares: settings, lifecycle, channels, status codes, logs, traces, metrics."""

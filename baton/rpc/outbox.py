@@ -1,0 +1,42 @@
+"""What waits to be written to a stream: written at once when it is idle, coalesced when it is behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Generic, TypeVar
+
+Part = TypeVar("Part")
+
+
+class Outbox(Generic[Part]):
+    """Parts of the next frame. While a frame is being written, the parts of the next one gather."""
+
+    def __init__(self) -> None:
+        self._parts: list[Part] = []
+        self._wake = asyncio.Event()
+        self._is_closed = False
+
+    def put(self, part: Part) -> None:
+        """Adds a part to the next frame; ignored once closed."""
+        if not self._is_closed:
+            self._parts.append(part)
+            self._wake.set()
+
+    def close(self) -> None:
+        """Ends `batches` behind what is pending."""
+        self._is_closed = True
+        self._wake.set()
+
+    async def batches(self) -> AsyncIterator[list[Part]]:
+        """All pending parts, again and again; ask for the next batch when the last one is written."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            parts, self._parts = self._parts, []
+            if parts:
+                yield parts
+            elif self._is_closed:
+                return
+            if self._is_closed:
+                self._wake.set()

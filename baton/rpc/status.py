@@ -1,0 +1,83 @@
+"""Errors of the table as gRPC statuses; reason, field and retry delay are trailing metadata."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+import grpc
+
+from baton import errors
+from baton.errors import BatonError
+from baton.rpc import logs
+from baton.rpc.handlers import Context, Handler, around
+
+REASON = "baton-reason"
+FIELD = "baton-field"
+RETRY_AFTER_MS = "retry-after-ms"
+
+_log = logs.get_logger(__name__)
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+# For a status that no process of ours made: the transport's, a proxy's, grpc's own.
+_PLAIN: dict[grpc.StatusCode, type[BatonError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Overloaded,
+    grpc.StatusCode.UNAVAILABLE: errors.WorkerLost,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
+    grpc.StatusCode.CANCELLED: errors.Cancelled,
+    grpc.StatusCode.DATA_LOSS: errors.TransferFailed,
+}
+
+
+async def abort(context: Context, error: BatonError) -> NoReturn:
+    """Ends the call with the error's status."""
+    metadata = [(REASON, error.status.reason)]
+    if error.field:
+        metadata.append((FIELD, error.field))
+    if error.retry_after_s is not None:
+        metadata.append((RETRY_AFTER_MS, str(round(error.retry_after_s * 1000))))
+    code = _CODES[error.status.grpc_code]
+    await context.abort(code, error.message, tuple(metadata))
+
+
+def from_rpc_error(failure: grpc.aio.AioRpcError) -> BatonError:
+    """The error that the other side raised, or the closest one to what the transport reports."""
+    pairs: Any = failure.trailing_metadata() or ()
+    metadata = {key: str(value) for key, value in pairs}
+    message = failure.details() or failure.code().name
+    error: BatonError
+    if reason := metadata.get(REASON):
+        error = errors.from_reason(reason, message, metadata.get(FIELD, ""))
+    else:
+        error = _PLAIN.get(failure.code(), errors.EngineFailed)(message)
+    if (delay := metadata.get(RETRY_AFTER_MS, "")).isdecimal():
+        error.retry_after_s = int(delay) / 1000
+    return error
+
+
+class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # in its stub only
+    """Turns what a handler raises into a status; what is not in the table is logged: INTERNAL."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Wraps the handler of one call."""
+        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        return around(handler, lambda context: _converted(method, context))
+
+
+@asynccontextmanager
+async def _converted(method: str, context: Context) -> AsyncIterator[None]:
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise
+    except BatonError as error:
+        await abort(context, error)
+    except Exception as defect:
+        _log.exception("call failed", method=method)
+        await abort(context, errors.EngineFailed(f"{type(defect).__name__} in {method}"))

@@ -1,0 +1,18 @@
+"""All that is textual about a model: tokeniser, chat template, detokeniser, stop strings."""
+
+from __future__ import annotations
+
+from baton.text.chat import ChatTemplate
+from baton.text.detokenizer import IncrementalDetokenizer
+from baton.text.folder import GenerationDefaults
+from baton.text.model_text import ModelText, load_text
+from baton.text.stop import StopStrings
+
+__all__ = [
+    "ChatTemplate",
+    "GenerationDefaults",
+    "IncrementalDetokenizer",
+    "ModelText",
+    "StopStrings",
+    "load_text",
+]

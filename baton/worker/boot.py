@@ -1,0 +1,199 @@
+"""How a prefill or decode worker starts: kernels, model, arena, engine, and whom it tells."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+
+import structlog
+import torch
+
+import kernels
+from baton.blocks import LAYOUT_VERSION, KvLayout, make_namespace
+from baton.engine.arena import Arena
+from baton.engine.engine import Engine
+from baton.engine.model.weights import LoadedModel, load_model
+from baton.engine.types import EngineConfig
+from baton.errors import ModelError
+from baton.policy.fetch import FetchModel
+from baton.request import Role
+from baton.rpc.serve import Process
+from baton.transfer.kvstore import KvStoreClient
+from baton.transfer.shm import SharedSegment, sweep_dead_segments
+from baton.v1 import worker_pb2_grpc
+from baton.worker.announce import Announcement, make_record
+from baton.worker.fetch import BlockFetcher
+from baton.worker.host import EngineHost
+from baton.worker.identity import Identity
+from baton.worker.offload import Offloader
+from baton.worker.service import WorkerService
+from baton.worker.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker's parts, ready to be served."""
+
+    me: Identity
+    host: EngineHost
+    fetcher: BlockFetcher
+    segment: SharedSegment | None
+    transports: tuple[str, ...]
+
+
+async def boot(process: Process, settings: WorkerSettings, role: Role) -> Worker:
+    """Loads all of a worker and adds it to its process. Raises `ModelError` where that can't be."""
+    began = time.monotonic()
+    device = _pick_device(settings.device)
+    model = await asyncio.to_thread(_load, settings, device)
+    layout = _make_layout(model, settings)
+    config = _make_config(model, layout, settings)
+    segment = _make_segment(layout, config, device, settings)
+    arena = Arena(layout, config.num_blocks, device, segment.buffer if segment else None)
+    host = EngineHost(Engine(model, config, arena), lambda _: process.request_stop())
+    me = Identity(process.worker_id, role, process.address, settings.served_name)
+    log.info(
+        "model loaded",
+        model=me.model,
+        device=device,
+        dtype=layout.dtype,
+        blocks=config.num_blocks,
+        block_bytes=layout.block_bytes,
+        seconds=round(time.monotonic() - began, 2),
+    )
+    transports = tuple(name for name in settings.transports if name != "shm" or segment)
+    fetcher = _serve(process, settings, host, me, transports)
+    return Worker(me, host, fetcher, segment, transports)
+
+
+def _serve(
+    process: Process,
+    settings: WorkerSettings,
+    host: EngineHost,
+    me: Identity,
+    transports: tuple[str, ...],
+) -> BlockFetcher:
+    """Adds to the process what both roles have."""
+    announcement = Announcement(settings.redis_url, make_record(me, host.engine, transports), host)
+    client = KvStoreClient(settings.kvstore, process.tls) if settings.kvstore else None
+    service = WorkerService(me, host, announcement)
+    process.register(
+        ["baton.v1.WorkerService"],
+        lambda server: worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server),
+    )
+    process.add(_HostPart(host))
+    if client is not None:
+        process.add(Offloader(host, client))
+    process.add(_AnnouncementPart(announcement))
+    process.watch(host.is_able)
+    process.on_ready(announcement.start)
+    process.on_drain(announcement.drain)
+    return BlockFetcher(host.engine, client, FetchModel())
+
+
+class _HostPart:
+    """The engine's thread as a part of the process."""
+
+    def __init__(self, host: EngineHost) -> None:
+        self._host = host
+
+    async def start(self) -> None:
+        """Starts the thread."""
+        self._host.start()
+
+    async def stop(self) -> None:
+        """Ends the thread."""
+        await self._host.stop()
+
+
+class _AnnouncementPart:
+    """Announces when calls are let in, so its start has nothing to do."""
+
+    def __init__(self, announcement: Announcement) -> None:
+        self._announcement = announcement
+
+    async def start(self) -> None:
+        """Nothing yet."""
+
+    async def stop(self) -> None:
+        """Takes the record back."""
+        await self._announcement.stop()
+
+
+def _pick_device(wanted: str) -> str:
+    has_gpu = torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
+        raise ModelError("--device cuda was asked for, but torch finds no CUDA device here")
+    return "cuda" if wanted == "cuda" or (wanted == "auto" and has_gpu) else "cpu"
+
+
+def _load(settings: WorkerSettings, device: str) -> LoadedModel:
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    ops = kernels.load(device, settings.kernels)
+    dtype = settings.dtype
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"
+    return load_model(settings.model, device, dtype, ops)
+
+
+def _make_layout(model: LoadedModel, settings: WorkerSettings) -> KvLayout:
+    config = model.config
+    dtype = str(model.dtype).removeprefix("torch.")
+    shape = (config.num_layers, config.num_kv_heads, config.head_dim)
+    namespace = make_namespace(
+        model.fingerprint, dtype, settings.block_size, LAYOUT_VERSION, *shape
+    )
+    return KvLayout(settings.block_size, *shape, dtype, namespace)
+
+
+def _make_config(model: LoadedModel, layout: KvLayout, settings: WorkerSettings) -> EngineConfig:
+    context_len = settings.context_len or model.config.context_len
+    if context_len > model.config.context_len:
+        raise ModelError(
+            f"--context-len is {context_len}, the model's limit is {model.config.context_len}"
+        )
+    num_blocks = settings.num_blocks or int(_kv_bytes(settings)) // layout.block_bytes
+    if num_blocks < 2:
+        raise ModelError(
+            f"--kv-bytes {settings.kv_bytes} hold {num_blocks} blocks of {layout.block_bytes} "
+            "bytes, at least 2 are needed"
+        )
+    return EngineConfig(
+        num_blocks=num_blocks,
+        block_size=settings.block_size,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_sequences=settings.max_sequences,
+        context_len=min(context_len, num_blocks * layout.block_size),
+    )
+
+
+def _kv_bytes(settings: WorkerSettings) -> int:
+    if settings.kv_bytes or not torch.cuda.is_available():
+        return int(settings.kv_bytes)
+    # A tenth stays free for activations and the allocator's slack.
+    free, total = torch.cuda.mem_get_info()
+    return max(0, free - total // 10)
+
+
+def _make_segment(
+    layout: KvLayout, config: EngineConfig, device: str, settings: WorkerSettings
+) -> SharedSegment | None:
+    """Shared memory for the arena, if it is wanted and there is room; loud when there isn't."""
+    if device != "cpu" or "shm" not in settings.transports:
+        return None
+    sweep_dead_segments()
+    num_bytes = config.num_blocks * layout.block_bytes
+    try:
+        return SharedSegment.create(num_bytes)
+    except OSError as error:
+        log.warning(
+            "no shared memory for the arena, hand-offs go over gRPC",
+            bytes=num_bytes,
+            reason=os.strerror(error.errno or 0),
+        )
+        return None

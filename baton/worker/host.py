@@ -1,0 +1,66 @@
+"""An engine's thread and its process's event loop, joined by two queues."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import structlog
+
+from baton.engine.engine import Engine
+from baton.engine.loop import EngineLoop
+from baton.engine.types import StepOutput
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+BEAT_LIMIT_S = 30.0
+"""A step takes milliseconds to seconds; an engine silent for longer is not able to serve."""
+
+
+class EngineHost:
+    """Runs an engine and brings its news to the event loop. Made and used on that loop."""
+
+    def __init__(self, engine: Engine, on_failure: Callable[[BaseException], None]) -> None:
+        self.engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._on_failure = on_failure
+        self._sinks: list[Callable[[StepOutput], None]] = []
+        self._engine_loop = EngineLoop(engine, self._hop, self._fail)
+
+    def start(self) -> None:
+        """Starts the engine's thread."""
+        self._engine_loop.start()
+
+    async def stop(self) -> None:
+        """Ends the engine's thread behind the step it is in."""
+        await asyncio.to_thread(self._engine_loop.stop)
+
+    def subscribe(self, sink: Callable[[StepOutput], None]) -> None:
+        """Has `sink` called on the event loop with every step's output, in order."""
+        self._sinks.append(sink)
+
+    def post(self, command: Callable[..., Any], *args: Any) -> None:
+        """Runs `command(engine, *args)` on the engine's thread before its next step."""
+        self._engine_loop.post(command, *args)
+
+    async def call(self, command: Callable[..., T], *args: Any) -> T:
+        """As `post`, and waits for what it returns or raises."""
+        return await asyncio.wrap_future(self._engine_loop.call(command, *args))
+
+    def is_able(self) -> bool:
+        """Whether the engine's thread has turned lately."""
+        return time.monotonic() - self._engine_loop.last_beat < BEAT_LIMIT_S
+
+    def _hop(self, output: StepOutput) -> None:
+        self._loop.call_soon_threadsafe(self._deliver, output)
+
+    def _deliver(self, output: StepOutput) -> None:
+        for sink in self._sinks:
+            sink(output)
+
+    def _fail(self, error: BaseException) -> None:
+        log.error("engine failed", exc_info=error)
+        self._loop.call_soon_threadsafe(self._on_failure, error)

@@ -1,0 +1,49 @@
+"""Settings that prefill and decode workers have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ByteSize, DirectoryPath, Field
+
+from baton.rpc.settings import Addresses, ServiceSettings, Words
+from baton.transfer.select import TRANSPORTS
+
+
+class WorkerSettings(ServiceSettings):
+    """A worker's model, device and sizes."""
+
+    model: DirectoryPath
+    """Folder of the model, as Hugging Face lays it out."""
+    model_name: str = ""
+    """Name that clients ask for; empty: the folder's name."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto: CUDA where there is a GPU."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of weights and KV; auto: float32 on a CPU, the checkpoint's own type on a GPU."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Threads for arithmetic on the CPU; 0: as many as there are cores."""
+    block_size: Annotated[int, Field(ge=16, le=64)] = 16
+    """Tokens in a block."""
+    kv_bytes: ByteSize = ByteSize(256 << 20)
+    """Memory for blocks, such as 4GiB; on a GPU 0 means: most of what the weights leave free."""
+    num_blocks: Annotated[int, Field(ge=0)] = 0
+    """Blocks in the arena; 0: as many as fit into --kv-bytes."""
+    context_len: Annotated[int, Field(ge=0)] = 0
+    """Longest sequence in tokens; 0: the model's own limit."""
+    max_batch_tokens: Annotated[int, Field(ge=1)] = 512
+    """Token budget of one engine step."""
+    max_sequences: Annotated[int, Field(ge=1)] = 64
+    """Most sequences in one engine step."""
+    kernels: str = ""
+    """Forces implementations: `reference`, or `rms_norm=reference,…`; empty: the device's own."""
+    kvstore: Addresses = ()
+    """Addresses of kvstores to offer blocks to and fetch them from."""
+    transports: Words = TRANSPORTS
+    """Transports allowed for hand-offs, best first: shm, grpc."""
+
+    @property
+    def served_name(self) -> str:
+        """Name that clients ask for."""
+        return self.model_name or Path(self.model).resolve().name

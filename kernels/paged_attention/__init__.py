@@ -1,0 +1,39 @@
+"""Causal attention of chunks of several sequences over their blocks: the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionBatch:
+    """Which tokens attend to which blocks: the same for all layers of a step."""
+
+    block_tables: Tensor
+    """[B, max_blocks] int32: each sequence's blocks in order; what lies behind its context is never read."""
+    query_start: Tensor
+    """[B + 1] int32: where each sequence's chunk starts in T."""
+    context_lens: Tensor
+    """[B] int32: tokens of each sequence, its chunk (the last of them) included."""
+    query_lens: tuple[int, ...]
+    """Chunk lengths on the host; they add up to T."""
+    host_context_lens: tuple[int, ...]
+    """`context_lens` on the host."""
+    plans: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
+    """What an implementation worked out for the first layer and keeps for the others."""
+
+
+PagedAttention: TypeAlias = Callable[[Tensor, Tensor, AttentionBatch, float], Tensor]
+"""`run(q [T, num_heads, head_dim], kv, batch, scale) -> [T, num_heads, head_dim]`.
+
+`kv` is one layer's view of the arena `[num_blocks, 2, num_kv_heads, block_size, head_dim]`, keys at 0 and
+values at 1 of the second dimension, strided as it likes. A chunk's keys and values are in it already.
+Token i of a chunk of n in a context of m attends to the first m - n + i + 1 tokens. Query head h reads
+key head `h // (num_heads / num_kv_heads)`. Chunks of length 0 give no rows; chunks of any lengths mix.
+A new tensor of q's dtype. The result depends neither on which blocks hold a sequence, nor on what lies
+in slots behind its context, be it NaN, nor on the padding of the tables.
+"""

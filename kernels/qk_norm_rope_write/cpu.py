@@ -1,0 +1,28 @@
+"""Query and key norm, rotation and cache write on CPUs: the definition in fewer passes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.qk_norm_rope_write import QkNorm, Rotary, Slots
+
+
+def run(qkv: Tensor, norm: QkNorm | None, rotary: Rotary, kv: Tensor, slots: Slots) -> Tensor:
+    """See the contract."""
+    num_kv_heads, head_dim = kv.shape[2], kv.shape[4]
+    heads = qkv.unflatten(-1, (-1, head_dim))
+    num_rotated = heads.shape[1] - num_kv_heads
+    rotated = heads[:, :num_rotated].float()
+    if norm is not None:
+        rotated = F.rms_norm(rotated, (head_dim,), None, norm.eps) * norm.weight
+    half = head_dim // 2
+    low, high = rotated[..., :half], rotated[..., half:]
+    cos, sin = rotary.cos[:, None, :half], rotary.sin[:, None, :half]
+    out = torch.empty(rotated.shape, dtype=qkv.dtype)
+    torch.sub(low * cos, high * sin, out=out[..., :half])
+    torch.add(high * cos, low * sin, out=out[..., half:])
+    stored = torch.stack((out[:, -num_kv_heads:], heads[:, num_rotated:]), dim=1)
+    kv[slots.blocks, :, :, slots.offsets] = stored.to(kv.dtype)
+    return out[:, :-num_kv_heads]

@@ -1,0 +1,165 @@
+"""Cases of sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.case import Arguments, Case, normal
+from kernels.sample import Sampled, SampleRows
+
+
+@dataclass(frozen=True)
+class Row:
+    """How to draw one row; the defaults change nothing."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    sample_index: int = 0
+    output_position: int = 0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    prompt_tokens: tuple[int, ...] | None = None
+    output_tokens: tuple[int, ...] | None = None
+    bias: tuple[tuple[int, float], ...] | None = None
+    logprobs_count: int | None = None
+
+
+def make_rows(rows: tuple[Row, ...], device: str) -> SampleRows:
+    """The rows as tensors."""
+
+    def column(name: str, dtype: torch.dtype) -> Tensor:
+        return torch.tensor([getattr(row, name) for row in rows], dtype=dtype, device=device)
+
+    def ids(values: tuple[int, ...] | None) -> Tensor | None:
+        return None if values is None else torch.tensor(values, dtype=torch.int64, device=device)
+
+    biases = [None if row.bias is None else tuple(zip(*row.bias, strict=True)) for row in rows]
+    return SampleRows(
+        temperature=column("temperature", torch.float32),
+        top_k=column("top_k", torch.int64),
+        top_p=column("top_p", torch.float32),
+        min_p=column("min_p", torch.float32),
+        seed=column("seed", torch.int64),
+        sample_index=column("sample_index", torch.int64),
+        output_position=column("output_position", torch.int64),
+        repetition_penalty=column("repetition_penalty", torch.float32),
+        presence_penalty=column("presence_penalty", torch.float32),
+        frequency_penalty=column("frequency_penalty", torch.float32),
+        prompt_tokens=tuple(ids(row.prompt_tokens) for row in rows),
+        output_tokens=tuple(ids(row.output_tokens) for row in rows),
+        bias_tokens=tuple(None if bias is None else ids(bias[0]) for bias in biases),
+        bias_values=tuple(
+            None if bias is None else torch.tensor(bias[1], dtype=torch.float32, device=device)
+            for bias in biases
+        ),
+        logprobs_count=tuple(row.logprobs_count for row in rows),
+    )
+
+
+def _make(
+    device: str, rows: tuple[Row, ...], vocab_size: int = 101, scale: float = 3.0
+) -> Arguments:
+    logits = normal((len(rows), vocab_size), seed=vocab_size) * scale
+    return logits.to(device), make_rows(rows, device)
+
+
+def _make_tied(device: str, rows: tuple[Row, ...]) -> Arguments:
+    """Logits of three values only, half of them forbidden, and zeros of both signs."""
+    logits = torch.tensor([0.0, -0.0, 1.0, -torch.inf] * 24).repeat(len(rows), 1)
+    return logits.to(device), make_rows(rows, device)
+
+
+def _observe(arguments: Arguments, result: Any) -> tuple[Tensor, ...]:
+    """Drawn ids, log-probabilities with their ids, and the logits, which must stay."""
+    sampled: Sampled = result
+    flat = [
+        number
+        for row in sampled.logprobs
+        if row is not None
+        for number in (row[0], *(part for pair in row[1] for part in pair))
+    ]
+    numbers = torch.tensor(flat, dtype=torch.float64)
+    return torch.tensor(sampled.token_ids), numbers, arguments[0]
+
+
+_GREEDY = Row(temperature=0.0)
+_PENALISED = Row(
+    repetition_penalty=1.7,
+    presence_penalty=0.5,
+    frequency_penalty=0.3,
+    prompt_tokens=(1, 2, 3, 3, 50),
+    output_tokens=(7, 7, 7, 8, 3),
+)
+_SEEDS = (0, 1, -1, 2**62 + 12345, -(2**63), 987654321)
+
+
+def _spread(row: Row) -> tuple[Row, ...]:
+    """The same row under many seeds, positions and samples."""
+    return tuple(
+        replace(row, seed=seed, output_position=5 * index, sample_index=index % 3)
+        for index, seed in enumerate(_SEEDS)
+    )
+
+
+_MIXED = (
+    _GREEDY,
+    Row(seed=5),
+    Row(seed=5, top_k=3, logprobs_count=2),
+    replace(_PENALISED, top_p=0.8, seed=9),
+    Row(seed=6, min_p=0.2, logprobs_count=0),
+    replace(_GREEDY, bias=((4, 50.0),), logprobs_count=5),
+    Row(seed=7, top_k=20, top_p=0.7, min_p=0.05, temperature=0.6),
+)
+
+
+def _case(name: str, rows: tuple[Row, ...], **options: Any) -> Case:
+    # Ids must be equal. Log-probabilities sum the vocabulary in float32, in any order.
+    return Case(name, partial(_make, rows=rows, **options), 1e-5, 1e-6, _observe)
+
+
+CASES = (
+    _case("mixed rows", _MIXED),
+    _case("no rows", ()),
+    _case("greedy", (_GREEDY,) * 3),
+    _case("greedy with log-probabilities", (replace(_GREEDY, logprobs_count=20), _GREEDY)),
+    _case("more log-probabilities than tokens", (replace(_GREEDY, logprobs_count=20),), vocab_size=7),
+    _case("one token", _spread(Row(top_k=1, top_p=0.5)), vocab_size=1),
+    _case("vocabulary of no multiple of four", _spread(Row()), vocab_size=1003),
+    _case("whole vocabulary", _spread(Row(temperature=2.0)), vocab_size=4096),
+    _case("large vocabulary", _spread(Row())[:2], vocab_size=151_936),
+    _case("cold", _spread(Row(temperature=1e-4))),
+    _case("hot", _spread(Row(temperature=100.0))),
+    _case("top-k 1", _spread(Row(top_k=1))),
+    _case("top-k beyond the vocabulary", _spread(Row(top_k=5000))),
+    _case("top-k of many", _spread(Row(top_k=1500)), vocab_size=4096),
+    _case("top-p", _spread(Row(top_p=0.9))),
+    _case("top-p of a flat row", _spread(Row(top_p=0.999)), vocab_size=4096, scale=0.1),
+    _case("tiny top-p", _spread(Row(top_p=1e-6))),
+    _case("min-p", _spread(Row(min_p=0.1))),
+    _case("min-p 1", _spread(Row(min_p=1.0))),
+    _case("all filters", _spread(Row(top_k=40, top_p=0.9, min_p=0.02)), vocab_size=1000),
+    _case("penalties", _spread(_PENALISED)),
+    _case("greedy penalties", (replace(_PENALISED, temperature=0.0), _GREEDY)),
+    _case("penalties without output", _spread(replace(_PENALISED, output_tokens=None))),
+    _case("empty penalties", _spread(replace(_PENALISED, output_tokens=(), prompt_tokens=()))),
+    _case("forbidden tokens", _spread(Row(bias=tuple((i, -torch.inf) for i in range(100))))),
+    _case("bias under penalties", _spread(replace(_PENALISED, bias=((7, 3.0), (50, -3.0))))),
+    Case("equal logits", partial(_make_tied, rows=_spread(Row(top_k=30))), 1e-5, 0.0, _observe),
+    Case("equal greedy logits", partial(_make_tied, rows=(_GREEDY,)), 1e-5, 0.0, _observe),
+    Case(
+        "equal log-probabilities",
+        partial(_make_tied, rows=(replace(_GREEDY, logprobs_count=20),)),
+        1e-5,
+        0.0,
+        _observe,
+    ),
+)

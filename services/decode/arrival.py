@@ -1,0 +1,206 @@
+"""Brings a sequence's KV from elsewhere: from kvstore, from a prefill worker, or not at all.
+
+Whatever fails here ends in the engine computing the rest itself. The one thing that must never
+happen is that bytes land in blocks that serve another sequence by then: a failed hand-off gives its
+blocks back only when they are quiet, and starts over with others when that takes too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from baton import convert
+from baton.engine.engine import Engine
+from baton.engine.types import NewToken, Reserved, SequenceSpec
+from baton.errors import BatonError
+from baton.request import PrefillMode, SequenceTimings
+from baton.rpc import telemetry
+from baton.v1 import prefill_pb2 as pb
+from baton.worker.fetch import BlockFetcher
+from baton.worker.host import EngineHost
+from services.decode import metrics
+from services.decode.prefill_link import PrefillLink, PrefillPeer, RemotePlan, RemoteSession
+from services.decode.prefill_links import PrefillLinks
+
+log = structlog.get_logger(__name__)
+
+QUIET_LIMIT_S = 1.0
+"""A copy under way ends in milliseconds. Longer than this and other blocks are the quicker way."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivalPlan:
+    """What is to arrive, and from whom."""
+
+    request_id: str
+    traceparent: str
+    spec: SequenceSpec
+    peer: PrefillPeer | None
+    deadline: float
+    """In seconds of the monotonic clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class _HandOff:
+    """Over which link, into which blocks, behind how many tokens."""
+
+    link: PrefillLink
+    reserved: Reserved
+    num_computed: int
+
+
+class StartOver(Exception):
+    """The reserved blocks can't be trusted: run the sequence again with others."""
+
+
+class Arrivals:
+    """Brings blocks for reserved sequences. One per process."""
+
+    def __init__(
+        self, host: EngineHost, fetcher: BlockFetcher, links: PrefillLinks, *, stall_s: float
+    ) -> None:
+        self._host = host
+        self._fetcher = fetcher
+        self._links = links
+        self._stall_s = stall_s
+
+    def wants(self, peer: PrefillPeer | None) -> bool:
+        """Whether a sequence should be reserved before it runs."""
+        return peer is not None or self._fetcher.is_on
+
+    async def bring(self, plan: ArrivalPlan, reserved: Reserved, timings: SequenceTimings) -> None:
+        """Resumes the reserved sequence with all that could be brought. Raises `StartOver`.
+
+        Cancelled, it sees to it that the blocks are released when their bytes are quiet.
+        """
+        timings.cached_token_count = reserved.num_cached_tokens
+        try:
+            num_computed, link = await self._prepare(plan, reserved, timings)
+        except asyncio.CancelledError:
+            self._host.post(Engine.release, plan.spec.sequence_id)
+            raise
+        if link is None:
+            self._resume(plan, num_computed)
+        else:
+            await self._hand_off(plan, _HandOff(link, reserved, num_computed), timings)
+
+    async def _prepare(
+        self, plan: ArrivalPlan, reserved: Reserved, timings: SequenceTimings
+    ) -> tuple[int, PrefillLink | None]:
+        """Tokens computed when kvstore has given what it can, and the link for the rest, if any."""
+        num_known = len(plan.spec.token_ids)
+        timings.fetched_token_count = await self._fetcher.fetch(reserved, num_known)
+        num_computed = reserved.num_cached_tokens + timings.fetched_token_count
+        # The last block's worth is computed faster than it is asked for.
+        if plan.peer is None or num_known - num_computed <= self._host.engine.layout.block_size:
+            return num_computed, None
+        timings.prefill_worker_id = plan.peer.worker_id
+        try:
+            return num_computed, await self._links.get(plan.peer)
+        except BatonError as error:
+            self._note_fallback(plan, timings, error)
+            return num_computed, None
+
+    async def _hand_off(
+        self, plan: ArrivalPlan, hand_off: _HandOff, timings: SequenceTimings
+    ) -> None:
+        link = hand_off.link
+        timings.transport = link.transport
+        span = telemetry.start_span("decode.handoff", plan.traceparent)
+        session = link.open(self._remote_plan(plan, hand_off, span.traceparent))
+        try:
+            end = await session.result()
+        except asyncio.CancelledError:
+            self._links.release_when_quiet(link, session, plan.spec.sequence_id)
+            raise
+        except BatonError as error:
+            span.fail(error.message)
+            self._note_fallback(plan, timings, error)
+            await self._recover(plan, hand_off, session)
+        else:
+            self._finish(plan, session, end, timings)
+            await link.quiet(session, 0.0)
+        finally:
+            span.set("handoff.blocks", session.num_landed)
+            span.set("handoff.transport", link.transport)
+            span.end()
+
+    async def _recover(self, plan: ArrivalPlan, hand_off: _HandOff, session: RemoteSession) -> None:
+        """Goes on with what landed, once nobody writes there any more."""
+        link = hand_off.link
+        try:
+            is_quiet = await link.quiet(session, QUIET_LIMIT_S)
+        except asyncio.CancelledError:
+            self._links.release_when_quiet(link, session, plan.spec.sequence_id)
+            raise
+        if is_quiet:
+            block_size = self._host.engine.layout.block_size
+            self._resume(plan, _landed_tokens(session, hand_off.num_computed, block_size))
+            return
+        metrics.quarantines.inc()
+        log.error("blocks quarantined", request_id=plan.request_id, peer=link.worker_id)
+        self._links.release_when_quiet(link, session, plan.spec.sequence_id)
+        raise StartOver
+
+    def _remote_plan(self, plan: ArrivalPlan, hand_off: _HandOff, traceparent: str) -> RemotePlan:
+        first = hand_off.num_computed // self._host.engine.layout.block_size
+        return RemotePlan(
+            request_id=plan.request_id,
+            traceparent=traceparent,
+            spec=plan.spec,
+            first_block=first,
+            targets=hand_off.reserved.block_ids[first:],
+            timeout_s=max(0.0, plan.deadline - time.monotonic()),
+            stall_s=self._stall_s,
+        )
+
+    def _finish(
+        self,
+        plan: ArrivalPlan,
+        session: RemoteSession,
+        end: pb.SessionEnd,
+        timings: SequenceTimings,
+    ) -> None:
+        """All blocks are in place and the first token is known: the sequence joins the batch."""
+        sequence_id = plan.spec.sequence_id
+        logprobs = convert.logprobs_from_pb(end.logprobs) if end.HasField("logprobs") else None
+        token = NewToken(sequence_id, end.token_id, logprobs)
+        self._host.post(Engine.resume, sequence_id, len(plan.spec.token_ids), token)
+        timings.prefill_mode = PrefillMode.REMOTE
+        timings.prefill_us = int((time.monotonic() - session.opened_at) * 1e6)
+        timings.handoff_us = max(0, timings.prefill_us - end.queue_us - end.compute_us)
+        timings.prefill_cached_token_count = end.cached_token_count
+        timings.handoff_bytes = session.num_landed * self._host.engine.layout.block_bytes
+        metrics.handoffs.labels(timings.transport, "ok").inc()
+        metrics.handoff_bytes.labels(timings.transport).inc(timings.handoff_bytes)
+        metrics.pushed_seconds.labels("all").inc(end.push_us / 1e6)
+        metrics.pushed_seconds.labels("hidden").inc(end.hidden_push_us / 1e6)
+
+    def _note_fallback(
+        self, plan: ArrivalPlan, timings: SequenceTimings, error: BatonError
+    ) -> None:
+        timings.prefill_mode = PrefillMode.FALLBACK
+        metrics.handoffs.labels(timings.transport or "none", "failed").inc()
+        log.warning(
+            "hand-off failed, computing here",
+            request_id=plan.request_id,
+            peer=timings.prefill_worker_id,
+            reason=error.message,
+        )
+
+    def _resume(self, plan: ArrivalPlan, num_computed: int) -> None:
+        self._host.post(Engine.resume, plan.spec.sequence_id, num_computed)
+
+
+def _landed_tokens(session: RemoteSession, num_computed: int, block_size: int) -> int:
+    """Tokens whose blocks are whole: those before the hand-off and the full ones that landed.
+
+    The last known token stays to be computed: its logits are wanted.
+    """
+    num_known = len(session.plan.spec.token_ids)
+    landed = num_computed + session.num_landed * block_size
+    return min(landed, (num_known - 1) // block_size * block_size)

@@ -1,0 +1,225 @@
+"""All sequences of this decode worker: from submission to the one end each of them has."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from baton import convert, errors
+from baton.blocks import unpack_tokens
+from baton.engine.engine import Engine
+from baton.engine.types import Finished, NewToken, Reserved, SequenceSpec, StepOutput
+from baton.request import FinishReason, PrefillMode, SequenceTimings
+from baton.v1 import decode_pb2 as pb
+from baton.worker.host import EngineHost
+from services.decode import metrics
+from services.decode.arrival import ArrivalPlan, Arrivals, StartOver
+from services.decode.prefill_link import PrefillPeer
+from services.decode.spans import SampleSpans
+
+log = structlog.get_logger(__name__)
+
+Send = Callable[[pb.SequenceDelta], None]
+
+
+@dataclass(slots=True)
+class Sample:
+    """One sequence, as its gateway knows it: (handle, index)."""
+
+    handle: int
+    spec: SequenceSpec
+    request_id: str
+    send: Send
+    spans: SampleSpans
+    timings: SequenceTimings = field(default_factory=SequenceTimings)
+    submitted_at: float = field(default_factory=time.monotonic)
+    first_token_at: float | None = None
+    reserved: asyncio.Future[Reserved] | None = None
+    task: asyncio.Task[None] | None = None
+    expiry: asyncio.TimerHandle | None = None
+    end_error: errors.BatonError | None = None
+    """Why we ended it ourselves."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What the gateway calls it on its stream."""
+        return self.handle, self.spec.sample_index
+
+
+class Sequences:
+    """Starts, feeds and ends samples. Lives on the event loop."""
+
+    def __init__(self, host: EngineHost, arrivals: Arrivals, *, max_sequences: int) -> None:
+        self._host = host
+        self._arrivals = arrivals
+        self._max_sequences = max_sequences
+        self._samples: dict[str, Sample] = {}
+        host.subscribe(self._deliver)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def submit(self, stream_id: str, message: pb.SubmitSequence, send: Send) -> None:
+        """Starts all samples of a submission. What goes wrong is sent as their end."""
+        peer = None
+        if message.prefill_worker_id:
+            peer = PrefillPeer(message.prefill_worker_id, message.prefill_address)
+        first_id = f"{stream_id}/{message.handle}/{message.sample_index}"
+        token_ids = tuple(unpack_tokens(message.token_ids))
+        for offset in range(max(1, message.sample_count)):
+            index = message.sample_index + offset
+            spec = SequenceSpec(
+                sequence_id=f"{stream_id}/{message.handle}/{index}",
+                token_ids=token_ids,
+                prompt_len=message.prompt_len,
+                sampling=convert.sampling_from_pb(message.sampling),
+                sample_index=index,
+                cache_salt=message.cache_salt,
+                priority=message.priority,
+                after=first_id if offset else None,
+                receive=not offset and self._arrivals.wants(peer),
+            )
+            spans = SampleSpans(message.request_id, message.traceparent)
+            sample = Sample(message.handle, spec, message.request_id, send, spans)
+            self._start(sample, peer, message.timeout_ms / 1000)
+
+    def cancel(self, stream_id: str, handle: int, sample_index: int | None) -> None:
+        """Ends one sample, or all samples of a handle."""
+        prefix = f"{stream_id}/{handle}/"
+        for sequence_id, sample in list(self._samples.items()):
+            is_meant = sample_index is None or sample.spec.sample_index == sample_index
+            if sequence_id.startswith(prefix) and is_meant:
+                self._host.post(Engine.cancel, sequence_id)
+
+    def cancel_stream(self, stream_id: str) -> None:
+        """Ends all samples of a gateway that is gone."""
+        gone = [key for key in self._samples if key.startswith(f"{stream_id}/")]
+        if gone:
+            log.warning("gateway left with sequences running", count=len(gone))
+        for sequence_id in gone:
+            self._host.post(Engine.cancel, sequence_id)
+
+    def fail_all(self, error: errors.BatonError) -> None:
+        """Ends all samples: the engine is gone."""
+        for sample in list(self._samples.values()):
+            self._end(sample, FinishReason.ERROR, error)
+
+    def _start(self, sample: Sample, peer: PrefillPeer | None, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        sequence_id = sample.spec.sequence_id
+        if len(self._samples) >= self._max_sequences:
+            limit = f"this worker has {len(self._samples)} sequences, the limit"
+            self._end(sample, FinishReason.ERROR, errors.Overloaded(limit, retry_after_s=1.0))
+            return
+        self._samples[sequence_id] = sample
+        metrics.running.set(len(self._samples))
+        sample.expiry = loop.call_later(timeout_s, self._expire, sample, timeout_s)
+        sample.reserved = loop.create_future() if sample.spec.receive else None
+        deadline = time.monotonic() + timeout_s
+        plan = ArrivalPlan(sample.request_id, sample.spans.traceparent, sample.spec, peer, deadline)
+        sample.task = asyncio.create_task(self._arrive(sample, plan))
+
+    async def _arrive(self, sample: Sample, plan: ArrivalPlan) -> None:
+        """Puts the sequence into the engine and its KV into its blocks."""
+        try:
+            await self._host.call(Engine.add, plan.spec)
+            if sample.reserved is not None:
+                try:
+                    reserved = await sample.reserved
+                except asyncio.CancelledError:
+                    self._host.post(Engine.release, plan.spec.sequence_id)
+                    raise
+                sample.spans.mark("reserved")
+                await self._arrivals.bring(plan, reserved, sample.timings)
+        except StartOver:
+            self._start_over(sample)
+        except errors.BatonError as error:
+            self._end(sample, FinishReason.ERROR, error)
+        except Exception as error:
+            log.exception("arrival failed", request_id=sample.request_id)
+            self._host.post(Engine.cancel, sample.spec.sequence_id)
+            self._end(sample, FinishReason.ERROR, errors.EngineFailed(f"arrival failed: {error}"))
+
+    def _start_over(self, sample: Sample) -> None:
+        """Runs the sequence with other blocks; the old ones stay in quarantine."""
+        old_id = sample.spec.sequence_id
+        del self._samples[old_id]
+        self._host.post(Engine.cancel, old_id)
+        sample.spec = replace(sample.spec, sequence_id=f"{old_id}/again", receive=False)
+        self._samples[sample.spec.sequence_id] = sample
+        self._host.post(Engine.add, sample.spec)
+
+    def _expire(self, sample: Sample, timeout_s: float) -> None:
+        sample.end_error = errors.DeadlineExceeded(f"the request's {timeout_s:.1f} s are over")
+        self._host.post(Engine.cancel, sample.spec.sequence_id)
+
+    def _deliver(self, output: StepOutput) -> None:
+        for reserved in output.reserved:
+            sample = self._samples.get(reserved.sequence_id)
+            if sample and sample.reserved and not sample.reserved.done():
+                sample.reserved.set_result(reserved)
+        for token in output.tokens:
+            if sample := self._samples.get(token.sequence_id):
+                self._take_token(sample, token)
+        for finished in output.finished:
+            if sample := self._samples.get(finished.sequence_id):
+                self._take_finished(sample, finished)
+
+    def _take_token(self, sample: Sample, token: NewToken) -> None:
+        if sample.first_token_at is None:
+            sample.first_token_at = time.monotonic()
+            sample.spans.mark("first token")
+            mode = sample.timings.prefill_mode.name.lower()
+            waited = sample.first_token_at - sample.submitted_at
+            metrics.first_token_seconds.labels(mode).observe(waited)
+        delta = pb.SequenceDelta(
+            handle=sample.handle,
+            sample_index=sample.spec.sample_index,
+            token_ids=[token.token_id],
+        )
+        if token.logprobs is not None:
+            delta.logprobs.append(convert.logprobs_to_pb(token.logprobs))
+        sample.send(delta)
+
+    def _take_finished(self, sample: Sample, finished: Finished) -> None:
+        stats, timings = finished.stats, sample.timings
+        timings.queue_us = stats.queue_us
+        timings.decode_us = stats.decode_us
+        timings.preemption_count = stats.num_preemptions
+        timings.cached_token_count = max(timings.cached_token_count, stats.num_cached_tokens)
+        if timings.prefill_mode is not PrefillMode.REMOTE:
+            timings.prefill_us = stats.prefill_us
+        error: errors.BatonError | None = sample.end_error
+        reason = finished.reason
+        if reason is FinishReason.ERROR:
+            error = errors.EngineFailed(finished.error)
+        elif reason is FinishReason.CANCELLED and error is not None:
+            reason = FinishReason.ERROR
+        elif reason is not FinishReason.CANCELLED:
+            error = None  # it ended by itself just before we would have ended it
+        self._end(sample, reason, error)
+
+    def _end(
+        self, sample: Sample, reason: FinishReason, error: errors.BatonError | None = None
+    ) -> None:
+        """Sends the sample's one end."""
+        self._samples.pop(sample.spec.sequence_id, None)
+        metrics.running.set(len(self._samples))
+        metrics.sequences.labels(reason.name.lower()).inc()
+        if sample.expiry is not None:
+            sample.expiry.cancel()
+        if sample.task is not None and sample.task is not asyncio.current_task():
+            sample.task.cancel()
+        sample.spans.end(sample.timings, error.message if error else "")
+        end = pb.SequenceEnd(
+            finish_reason=convert.finish_to_pb(reason),
+            error=convert.error_to_pb(error) if error else None,
+            timings=convert.timings_to_pb(sample.timings),
+        )
+        sample.send(
+            pb.SequenceDelta(handle=sample.handle, sample_index=sample.spec.sample_index, end=end)
+        )

@@ -1,0 +1,201 @@
+"""The gateway's heart: admits requests, has them placed, moves them when a worker is lost, and ends each once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from baton.errors import BatonError, EngineFailed, NoWorker, Overloaded
+from baton.rpc import logs
+from baton.text import ModelText
+from services.gateway import metrics, report
+from services.gateway.fleet import Fleet
+from services.gateway.models import Models
+from services.gateway.placement import Placer
+from services.gateway.requests import Request
+from services.gateway.samples import Sample
+from services.gateway.types import Chunk, Final, GenerateCommand, ModelInfo
+
+log = logs.get_logger(__name__)
+
+RETRY_AFTER_SECONDS = 1.0
+MOVE_PAUSE_SECONDS = 0.1
+"""Before a second move of the same sample; doubles with each further one."""
+TOKENIZER_THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the gateway allows."""
+
+    max_requests: int = 512
+    max_migrations: int = 3
+    worker_wait_s: float = 10.0
+
+
+class Core:
+    """The `Gateway` of `types.py`. All state lives on the event loop."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        models: Models,
+        placer: Placer,
+        limits: Limits,
+        is_draining: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._fleet = fleet
+        self._models = models
+        self._placer = placer
+        self._limits = limits
+        self._is_draining = is_draining
+        self._requests: set[Request] = set()
+        self._num_admitted = 0
+        self._moves: set[asyncio.Task[None]] = set()
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+        self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
+
+    @property
+    def num_requests(self) -> int:
+        """Requests in flight."""
+        return self._num_admitted
+
+    def models(self) -> list[ModelInfo]:
+        """Models that live decode workers serve."""
+        infos = [self._models.info(name, self._fleet.records) for name in self._models.names]
+        return [info for info in infos if info.num_decode_workers]
+
+    async def text(self, model: str) -> tuple[ModelInfo, ModelText]:
+        """A model by name and its tokeniser. Waits a little while no worker has come yet."""
+        until = time.monotonic() + self._limits.worker_wait_s
+        while (name := self._models.pick(model, self._fleet.records)) is None:
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                raise NoWorker(
+                    f"no worker has come within {self._limits.worker_wait_s:g} s",
+                    retry_after_s=RETRY_AFTER_SECONDS,
+                )
+            await self._fleet.changed(left_s)
+        return self._models.info(name, self._fleet.records), await self._models.text(name)
+
+    async def encode(
+        self, text: ModelText, prompt: str, add_special_tokens: bool = True
+    ) -> tuple[int, ...]:
+        """Tokenises in a thread."""
+        loop = asyncio.get_running_loop()
+        return tuple(
+            await loop.run_in_executor(self._threads, text.encode, prompt, add_special_tokens)
+        )
+
+    async def generate(self, command: GenerateCommand) -> AsyncIterator[Chunk | Final]:
+        """Chunks, then one `Final`; or raises a `BatonError`. Closing the iterator cancels the request."""
+        self._admit()
+        request: Request | None = None
+        is_told = False
+        try:
+            info, text = await self.text(command.model)
+            request = Request(command, text, info.context_len, self)
+            self._requests.add(request)
+            metrics.prompt_tokens.inc(len(command.token_ids))
+            await self._placer.place(request, request.samples)
+            while (chunk := await request.mailbox.take()) is not None:
+                request.first_write_at = request.first_write_at or time.monotonic()
+                yield chunk
+            final = request.final()
+            is_told = True
+            yield final
+        except BatonError as error:
+            if request is None:
+                metrics.requests.labels(error.status.reason).inc()
+            else:
+                request.fail(error)
+            raise
+        finally:
+            self._discharge(request, is_told)
+
+    async def drained(self) -> None:
+        """Returns when no request is in flight."""
+        await self._is_empty.wait()
+
+    async def close(self) -> None:
+        """Ends every request with an error; the process is on its way out."""
+        for request in list(self._requests):
+            request.fail(NoWorker("this gateway is shutting down", retry_after_s=0.0))
+        for move in list(self._moves):
+            move.cancel()
+        self._threads.shutdown(wait=False)
+
+    def on_trouble(self, request: Request, sample: Sample, error: BatonError) -> None:
+        """A worker does not finish a sample: another one goes on behind the tokens that came."""
+        last = sample.end_alone(request.context_len)
+        if last is not None:
+            request.tell(sample, last)
+            request.close(sample)
+            return
+        if not self._may_move(request, sample, error):
+            request.fail(error)
+            return
+        request.has_failed_engine |= isinstance(error, EngineFailed)
+        sample.num_migrations += 1
+        report.moved(request, sample, error)
+        move = asyncio.create_task(self._move(request, sample, error))
+        self._moves.add(move)
+        move.add_done_callback(self._moves.discard)
+
+    def on_fallback(self, prefill_worker_id: str) -> None:
+        """A prefill worker did not deliver: it is avoided for a while."""
+        metrics.fallbacks.labels(prefill_worker_id).inc()
+        self._placer.avoid_prefill(prefill_worker_id)
+
+    def _admit(self) -> None:
+        limit = self._limits.max_requests
+        if self._is_draining():
+            metrics.requests.labels(NoWorker.status.reason).inc()
+            raise NoWorker(
+                "this gateway is draining; ask another one", retry_after_s=RETRY_AFTER_SECONDS
+            )
+        if self._num_admitted >= limit:
+            metrics.requests.labels(Overloaded.status.reason).inc()
+            raise Overloaded(
+                f"{self._num_admitted} requests are in flight, and {limit} is the limit; "
+                f"come back in {RETRY_AFTER_SECONDS:g} s",
+                retry_after_s=RETRY_AFTER_SECONDS,
+            )
+        self._num_admitted += 1
+        self._is_empty.clear()
+        metrics.in_flight.inc()
+
+    def _discharge(self, request: Request | None, is_told: bool) -> None:
+        self._num_admitted -= 1
+        metrics.in_flight.dec()
+        if not self._num_admitted:
+            self._is_empty.set()
+        if request is not None:
+            request.abandon()
+            self._requests.discard(request)
+            report.ended(request, is_told)
+
+    def _may_move(self, request: Request, sample: Sample, error: BatonError) -> bool:
+        if sample.num_migrations >= self._limits.max_migrations:
+            return False
+        if isinstance(error, EngineFailed):
+            # It may be the request that breaks engines: it gets one more, not all of them.
+            return not request.has_failed_engine
+        return error.status.may_retry
+
+    async def _move(self, request: Request, sample: Sample, error: BatonError) -> None:
+        if sample.num_migrations > 1:
+            await asyncio.sleep(MOVE_PAUSE_SECONDS * 2 ** (sample.num_migrations - 2))
+        try:
+            await self._placer.place(request, [sample], avoid=sample.worker_id)
+        except NoWorker:
+            request.fail(error)
+        except BatonError as failure:
+            request.fail(failure)
+        except Exception as defect:
+            log.exception("a sample could not be moved", request_id=request.command.request_id)
+            request.fail(EngineFailed(f"{type(defect).__name__} while moving a sample"))

@@ -1,0 +1,36 @@
+"""The gateway's metrics."""
+
+from __future__ import annotations
+
+from baton.rpc.metrics import counter, gauge, histogram
+
+# Tokens come every few to a few hundred milliseconds.
+_BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
+_WHOLE_REQUESTS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0)
+
+requests = counter(
+    "gateway_requests", "Requests that ended: `ok` or the reason of their error.", ("outcome",)
+)
+in_flight = gauge("gateway_requests_in_flight", "Requests admitted and not ended.")
+first_token = histogram(
+    "gateway_ttft_seconds", "From a request's arrival to its first token on the way to the client."
+)
+inter_token = histogram(
+    "gateway_itl_seconds", "Between two tokens of one sample.", buckets=_BETWEEN_TOKENS
+)
+whole_request = histogram(
+    "gateway_e2e_seconds", "From a request's arrival to its end.", buckets=_WHOLE_REQUESTS
+)
+prompt_tokens = counter("gateway_prompt_tokens", "Tokens of prompts admitted.")
+output_tokens = counter("gateway_output_tokens", "Tokens of answers.")
+cached_tokens = counter("gateway_cached_tokens", "Prompt tokens that nobody had to compute.")
+cancellations = counter("gateway_cancellations", "Requests whose client left before the end.")
+migrations = counter("gateway_migrations", "Samples moved to another decode worker.", ("reason",))
+fallbacks = counter(
+    "gateway_prefill_fallbacks", "Prompts that a decode worker computed itself.", ("worker_id",)
+)
+merged_chunks = counter("gateway_merged_chunks", "Chunks merged because the client was behind.")
+link_up = gauge("gateway_decode_link_up", "Whether a decode worker's stream is up.", ("worker_id",))
+registry_staleness = gauge(
+    "gateway_registry_staleness_seconds", "Age of what is known from Redis about workers."
+)

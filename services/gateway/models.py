@@ -1,0 +1,118 @@
+"""The models that workers serve or have served, and their text sides."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from baton.errors import InvalidRequest, ModelError, UnknownModel
+from baton.registry.records import WorkerRecord
+from baton.request import Role
+from baton.rpc import logs
+from baton.text import ModelText, load_text
+from services.gateway.types import ModelInfo
+
+PATH_LABEL = "model_path"
+"""Label of a worker's record: the folder it loaded, readable here if both share a file system."""
+
+log = logs.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Known:
+    """A model that some worker served once."""
+
+    created: int
+    context_len: int = 0
+    path: str = ""
+
+
+class Models:
+    """Remembers every model that a worker named, and loads its tokeniser once, off the event loop."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._known: dict[str, _Known] = {}
+        self._texts: dict[str, asyncio.Task[ModelText]] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """All models ever served, sorted."""
+        return sorted(self._known)
+
+    def note(self, record: WorkerRecord) -> None:
+        """Learns from a worker's record."""
+        if not record.model or record.role is Role.KVSTORE:
+            return
+        known = self._known.setdefault(record.model, _Known(created=int(time.time())))
+        known.context_len = record.context_len or known.context_len
+        known.path = record.labels.get(PATH_LABEL, known.path)
+
+    def pick(self, name: str, records: Iterable[WorkerRecord]) -> str | None:
+        """The model that a request means; None while no worker has ever come. Raises `UnknownModel`."""
+        if not self._known:
+            return None
+        if name in self._known:
+            return name
+        if name:
+            raise UnknownModel(
+                f"model {name!r} is not served; known: {', '.join(self.names)}", field="model"
+            )
+        live = {record.model for record in records if record.role is Role.DECODE}
+        candidates = sorted(live & self._known.keys()) or self.names
+        if len(candidates) > 1:
+            raise InvalidRequest(
+                f"model is empty, but {len(candidates)} are served: {', '.join(candidates)}",
+                field="model",
+            )
+        return candidates[0]
+
+    def info(self, name: str, records: Iterable[WorkerRecord]) -> ModelInfo:
+        """A known model, with its live workers counted."""
+        known = self._known[name]
+        mine = [record for record in records if record.model == name]
+        decode = [record for record in mine if record.role is Role.DECODE]
+        # The shortest, so that a request that fits may go to any of them.
+        lengths = [record.context_len for record in decode if record.context_len]
+        return ModelInfo(
+            name=name,
+            context_len=min(lengths, default=known.context_len),
+            num_decode_workers=len(decode),
+            num_prefill_workers=sum(record.role is Role.PREFILL for record in mine),
+            created=known.created,
+        )
+
+    async def text(self, name: str) -> ModelText:
+        """A known model's text side. Raises `ModelError` when no folder with it can be read here."""
+        task = self._texts.get(name)
+        if task is None:
+            folder = self._find_folder(name)
+            task = asyncio.create_task(asyncio.to_thread(load_text, folder))
+            self._texts[name] = task
+            log.info("loading tokenizer", model=name, folder=str(folder))
+        try:
+            # Shielded: one client that leaves must not take the others' tokeniser with it.
+            return await asyncio.shield(task)
+        except ModelError:
+            self._texts.pop(name, None)
+            raise
+
+    def _find_folder(self, name: str) -> Path:
+        path = self._known[name].path
+        own = self._folder
+        candidates = [
+            *([own] if own is not None and own.name == name else []),
+            *([Path(path)] if path else []),
+            *([own] if own is not None else []),
+        ]
+        for folder in candidates:
+            if folder.is_dir() and os.access(folder, os.R_OK):
+                return folder
+        tried = ", ".join(str(folder) for folder in candidates) or "none"
+        raise ModelError(
+            f"no readable folder for model {name!r} (tried: {tried}); start the gateway with --model"
+        )

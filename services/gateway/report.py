@@ -1,0 +1,84 @@
+"""What is told about requests: one log line at the end, metrics, and a warning for each move."""
+
+from __future__ import annotations
+
+import time
+
+from baton.errors import BatonError, Cancelled
+from baton.rpc import logs
+from services.gateway import metrics
+from services.gateway.requests import Request
+from services.gateway.samples import Sample
+
+log = logs.get_logger(__name__)
+
+
+def moved(request: Request, sample: Sample, error: BatonError) -> None:
+    """A sample leaves its decode worker for another."""
+    metrics.migrations.labels(error.status.reason).inc()
+    request.trace.event(f"sample {sample.index} leaves {sample.worker_id}: {error.status.reason}")
+    log.warning(
+        "sample moves to another decode worker",
+        **_names(request),
+        sample_index=sample.index,
+        worker_id=sample.worker_id,
+        num_tokens=len(sample.token_ids),
+        num_migrations=sample.num_migrations,
+        reason=error.status.reason,
+        error=error.message,
+    )
+
+
+def ended(request: Request, is_told: bool) -> None:
+    """A request's one end: `is_told` says that its final went out."""
+    error = request.failure
+    if error is None and not is_told:
+        error = Cancelled("the client left")
+        metrics.cancellations.inc()
+    metrics.requests.labels("ok" if error is None else error.status.reason).inc()
+    total_s = time.monotonic() - request.arrived_at
+    metrics.whole_request.observe(total_s)
+    metrics.output_tokens.inc(request.num_output_tokens)
+    metrics.merged_chunks.inc(request.mailbox.num_merged)
+    if request.first_write_at:
+        metrics.first_token.observe(request.first_write_at - request.arrived_at)
+    if error is None:
+        metrics.cached_tokens.inc(request.num_cached_tokens)
+    request.trace.end(request.num_output_tokens, error)
+    _log_end(request, total_s, error)
+
+
+def _log_end(request: Request, total_s: float, error: BatonError | None) -> None:
+    samples = request.samples
+    ttft_s = request.first_write_at - request.arrived_at if request.first_write_at else None
+    reasons = [sample.finish_reason.name if sample.finish_reason else "NONE" for sample in samples]
+    log.info(
+        "request ended",
+        **_names(request),
+        outcome="ok" if error is None else error.status.reason,
+        error=error.message if error is not None else "",
+        prompt_tokens=len(request.command.token_ids),
+        output_tokens=request.num_output_tokens,
+        cached_tokens=request.num_cached_tokens,
+        ttft_ms=None if ttft_s is None else round(ttft_s * 1000, 1),
+        total_ms=round(total_s * 1000, 1),
+        decode_workers=_once(sample.worker_id for sample in samples),
+        prefill_workers=_once(sample.timings.prefill_worker_id for sample in samples),
+        prefill_modes=_once(sample.timings.prefill_mode.name for sample in samples),
+        finish_reasons=_once(reasons),
+        num_migrations=sum(sample.num_migrations for sample in samples),
+    )
+
+
+def _names(request: Request) -> dict[str, str]:
+    names = {
+        "request_id": request.command.request_id,
+        "model": request.command.model,
+        "trace_id": request.trace.trace_id,
+    }
+    return {key: value for key, value in names.items() if value}
+
+
+def _once(names: object) -> str:
+    assert hasattr(names, "__iter__")
+    return ",".join(dict.fromkeys(name for name in names if name))

@@ -1,0 +1,265 @@
+"""One request on the event loop: fed by links, read by its client, ended exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Protocol
+
+from baton.errors import BatonError, DeadlineExceeded, WorkerLost
+from baton.request import FinishReason, PrefillMode
+from baton.text import ModelText
+from services.gateway import metrics
+from services.gateway.links import DecodeLink, Delta, End, Submission
+from services.gateway.mailbox import Mailbox
+from services.gateway.samples import Sample
+from services.gateway.traces import RequestTrace
+from services.gateway.types import Chunk, Final, GenerateCommand
+
+LINGER_SECONDS = 1.0
+"""How long the end of a request waits for a worker's timings of a sample that a stop string ended."""
+
+
+class Keeper(Protocol):
+    """Who looks after requests."""
+
+    def on_trouble(self, request: Request, sample: Sample, error: BatonError) -> None:
+        """A worker does not finish this sample: move it, or fail the request."""
+
+    def on_fallback(self, prefill_worker_id: str) -> None:
+        """A decode worker did a prefill worker's part itself."""
+
+
+class Attempt:
+    """One submission under way. `open` are the samples that are still this attempt's to finish."""
+
+    def __init__(
+        self, request: Request, link: DecodeLink, samples: Iterable[int], unbook: Callable[[], None]
+    ) -> None:
+        self.worker_id = link.worker_id
+        self.open = set(samples)
+        self._request = request
+        self._link = link
+        self._unbook = unbook
+        self._handle = 0
+
+    def begin(self, submission: Submission) -> None:
+        """Submits. Raises `WorkerLost` if the link is down."""
+        try:
+            self._handle = self._link.submit(submission, self)
+        except WorkerLost:
+            self._unbook()
+            raise
+
+    def on_delta(self, delta: Delta) -> None:
+        """News from the worker; those of samples that have moved on are ignored."""
+        self._unbook()
+        if delta.sample_index in self.open:
+            self._request.on_delta(self, delta)
+            if delta.end is not None:
+                self.leave(delta.sample_index)
+
+    def on_lost(self, error: BatonError) -> None:
+        """The stream broke under all samples that are still open."""
+        self._unbook()
+        lost, self.open = sorted(self.open), set()
+        self._request.on_lost(self, lost, error)
+
+    def leave(self, sample_index: int) -> None:
+        """The sample is finished here; behind the last one the worker's news are of no interest."""
+        self.open.discard(sample_index)
+        if not self.open:
+            self._unbook()
+            self._link.forget(self._handle)
+
+    def cancel(self, sample_index: int | None = None) -> None:
+        """Asks the worker to end one sample, or all of them without waiting for its answer."""
+        self._link.cancel(self._handle, sample_index)
+        if sample_index is None:
+            self.open.clear()
+            self._unbook()
+            self._link.forget(self._handle)
+
+
+class Request:
+    """A request from admission to its one end: a `Final` or an error.
+
+    Everything but reading `mailbox` happens in calls that do not wait, so there is no order of events in which two
+    ends could be told.
+    """
+
+    def __init__(
+        self, command: GenerateCommand, text: ModelText, context_len: int, keeper: Keeper
+    ) -> None:
+        now = time.monotonic()
+        self.command = command
+        self.context_len = context_len
+        self.arrived_at = command.arrived_at or now
+        self.deadline = self.arrived_at + command.timeout_s
+        self.samples = [Sample(index, text, command) for index in range(command.sample_count)]
+        self.mailbox = Mailbox()
+        self.failure: BatonError | None = None
+        self.has_failed_engine = False
+        self.first_write_at = 0.0
+        self.route_us = 0
+        self.trace = RequestTrace(command, self.arrived_at)
+        self._keeper = keeper
+        self._attempts: set[Attempt] = set()
+        self._is_over = False
+        loop = asyncio.get_running_loop()
+        self._alarm = loop.call_later(max(self.deadline - now, 0.0), self._time_is_up)
+        self._linger: asyncio.TimerHandle | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the end is decided: nothing more is asked of workers."""
+        return self._is_over
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens of all samples."""
+        return sum(len(sample.token_ids) for sample in self.samples)
+
+    def begin(self, attempt: Attempt, submission: Submission) -> None:
+        """Sends samples to a worker. Raises `WorkerLost` if its link is down."""
+        attempt.begin(submission)
+        self._attempts.add(attempt)
+        self.trace.submitted(attempt.worker_id)
+
+    def on_delta(self, attempt: Attempt, delta: Delta) -> None:
+        """A worker's news of one sample."""
+        if self._is_over:
+            return
+        self.trace.answered()
+        sample = self.samples[delta.sample_index]
+        trouble = self._trouble(sample, delta.end)
+        chunk = sample.take(delta if trouble is None else replace(delta, end=None))
+        if chunk is not None:
+            self.tell(sample, chunk)
+        if trouble is not None and not sample.is_finished:
+            attempt.leave(sample.index)
+            self._keeper.on_trouble(self, sample, trouble)
+        elif delta.end is not None:
+            self._keep_timings(sample, attempt, delta.end)
+            self.close(sample)
+        elif sample.is_finished:
+            attempt.cancel(sample.index)
+            sample.worker_id = attempt.worker_id
+        self._wait_a_little()
+
+    def on_lost(self, attempt: Attempt, indices: Iterable[int], error: BatonError) -> None:
+        """A worker is gone; some samples were its to finish."""
+        self._attempts.discard(attempt)
+        for index in indices:
+            sample = self.samples[index]
+            if self._is_over:
+                return
+            if sample.is_finished:
+                self.close(sample)
+            else:
+                self._keeper.on_trouble(self, sample, error)
+
+    def tell(self, sample: Sample, chunk: Chunk) -> None:
+        """Puts a chunk in front of the client."""
+        now = time.monotonic()
+        if chunk.token_ids and sample.last_token_at:
+            metrics.inter_token.observe((now - sample.last_token_at) / len(chunk.token_ids))
+        sample.last_token_at = now
+        self.mailbox.put(chunk)
+
+    def close(self, sample: Sample) -> None:
+        """The sample needs no worker any more; with the last one the request ends well."""
+        sample.is_closed = True
+        if all(other.is_closed for other in self.samples):
+            self._end(None)
+
+    def fail(self, error: BatonError) -> None:
+        """Ends the request with an error, unless it has ended."""
+        if not self._is_over:
+            self.failure = error
+            self._end(error)
+
+    def abandon(self) -> None:
+        """Ends whatever still runs: the client has all it wanted, or has left."""
+        self._end(None)
+
+    def final(self) -> Final:
+        """The last message of a request that ended well."""
+        now = time.monotonic()
+        return Final(
+            request_id=self.command.request_id,
+            model=self.command.model,
+            num_prompt_tokens=len(self.command.token_ids),
+            num_output_tokens=self.num_output_tokens,
+            num_cached_tokens=min(map(self._num_cached, self.samples)),
+            samples=tuple(sample.summary() for sample in self.samples),
+            ttft_us=_microseconds(self.first_write_at - self.arrived_at),
+            total_us=_microseconds(now - self.arrived_at),
+            tokenize_us=self.command.tokenize_us,
+            route_us=self.route_us,
+            seed=self.command.sampling.seed,
+            trace_id=self.trace.trace_id,
+        )
+
+    def _trouble(self, sample: Sample, end: End | None) -> BatonError | None:
+        """Why this end is not one that a client should see; None when it is."""
+        if end is None or end.reason in (FinishReason.STOP, FinishReason.LENGTH):
+            return None
+        if sample.is_finished:  # we asked for this end, or no longer care
+            return None
+        if end.reason is FinishReason.ERROR:
+            return end.error
+        if time.monotonic() > self.deadline - 0.1:  # the worker's clock was first
+            return self._deadline_exceeded()
+        return WorkerLost("a decode worker cancelled a sample that nobody had cancelled")
+
+    def _keep_timings(self, sample: Sample, attempt: Attempt, end: End) -> None:
+        sample.worker_id = attempt.worker_id
+        sample.timings = end.timings
+        if end.timings.prefill_mode is PrefillMode.FALLBACK:
+            self.trace.event("prefill fell back")
+            self._keeper.on_fallback(end.timings.prefill_worker_id)
+
+    def _num_cached(self, sample: Sample) -> int:
+        timings = sample.timings
+        at_decode = timings.cached_token_count + timings.fetched_token_count
+        # A migrated sample may find tokens behind its prompt in a cache.
+        num_cached = max(at_decode, timings.prefill_cached_token_count)
+        return min(num_cached, len(self.command.token_ids))
+
+    def _wait_a_little(self) -> None:
+        is_due = self._linger is None and not self._is_over
+        if is_due and all(sample.is_finished for sample in self.samples):
+            loop = asyncio.get_running_loop()
+            self._linger = loop.call_later(LINGER_SECONDS, self._end, None)
+
+    def _time_is_up(self) -> None:
+        if all(sample.is_finished for sample in self.samples):
+            self._end(None)
+        else:
+            self.fail(self._deadline_exceeded())
+
+    def _deadline_exceeded(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"the request's {self.command.timeout_s:g} s are over; "
+            f"{self.num_output_tokens} tokens had been drawn"
+        )
+
+    def _end(self, error: BatonError | None) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        self._alarm.cancel()
+        if self._linger is not None:
+            self._linger.cancel()
+        for attempt in self._attempts:
+            if attempt.open:
+                attempt.cancel()
+        self._attempts.clear()
+        self.mailbox.close(error)
+
+
+def _microseconds(seconds: float) -> int:
+    return max(round(seconds * 1e6), 0)

@@ -1,0 +1,36 @@
+"""The gateway's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from baton.rpc.settings import Address, Addresses, OptionalAddress, ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """Serves clients: checks, tokenises, routes and streams."""
+
+    model_config = SettingsConfigDict(env_prefix="BATON_GATEWAY_")
+
+    listen: Address = "127.0.0.1:8500"
+    """Address to serve gRPC on, host:port; port 0 picks a free one."""
+    http_listen: OptionalAddress = "127.0.0.1:8000"
+    """Address of the OpenAI HTTP door; empty: none."""
+    model: Path | None = None
+    """Folder with the model's tokenizer and chat template; none: as the workers' records say."""
+    decode: Addresses = ()
+    """Decode workers when there is no Redis, host:port, separated by commas."""
+    prefill: Addresses = ()
+    """Prefill workers when there is no Redis, host:port, separated by commas."""
+    max_requests: Annotated[int, Field(ge=1)] = 512
+    """Most requests in flight; one more is told to come back later."""
+    max_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """Longest time a request may take, and what it gets when it asks for none."""
+    worker_wait_seconds: Annotated[float, Field(ge=0)] = 10.0
+    """How long a request waits for a live decode worker."""
+    max_migrations: Annotated[int, Field(ge=0)] = 3
+    """How often one sample may move to another decode worker."""

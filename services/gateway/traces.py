@@ -1,0 +1,68 @@
+"""The spans of one request at the gateway."""
+
+from __future__ import annotations
+
+import time
+
+from baton.errors import BatonError
+from baton.rpc.telemetry import Span, TraceContext, start_span
+from services.gateway.types import GenerateCommand
+
+
+class RequestTrace:
+    """`gateway.request` and what lies below it: tokenize, route, first_token. Free when nothing is exported."""
+
+    def __init__(self, command: GenerateCommand, arrived_at: float) -> None:
+        arrived_ns = time.time_ns() - round((time.monotonic() - arrived_at) * 1e9)
+        self._root = start_span(
+            "gateway.request", command.traceparent, kind="server", start_ns=arrived_ns
+        )
+        self._root.set("baton.request_id", command.request_id)
+        self._root.set("baton.model", command.model)
+        self._root.set("baton.prompt_tokens", len(command.token_ids))
+        self._wait: Span | None = None
+        self._has_answer = False
+        if command.tokenize_us:
+            tokenize = start_span("gateway.tokenize", self.traceparent, start_ns=arrived_ns)
+            tokenize.end(arrived_ns + command.tokenize_us * 1000)
+
+    @property
+    def trace_id(self) -> str:
+        """Hexadecimal; empty when not traced."""
+        context = TraceContext.parse(self._root.traceparent)
+        return context.trace_id if context is not None else ""
+
+    @property
+    def traceparent(self) -> str:
+        """What goes to workers."""
+        return self._root.traceparent
+
+    def route(self) -> Span:
+        """A span for choosing workers; its attributes say what was chosen and why."""
+        return start_span("gateway.route", self.traceparent)
+
+    def submitted(self, worker_id: str) -> None:
+        """The wait for a first token begins."""
+        if not self._has_answer:
+            self._wait = start_span("gateway.first_token", self.traceparent)
+            self._wait.set("baton.decode_worker_id", worker_id)
+
+    def answered(self) -> None:
+        """A worker has sent something."""
+        if not self._has_answer:
+            self._has_answer = True
+            if self._wait is not None:
+                self._wait.end()
+
+    def event(self, name: str) -> None:
+        """Marks a moment in the request's span."""
+        self._root.event(name)
+
+    def end(self, num_output_tokens: int, error: BatonError | None) -> None:
+        """Ends all that is open."""
+        if self._wait is not None:
+            self._wait.end()
+        self._root.set("baton.output_tokens", num_output_tokens)
+        if error is not None:
+            self._root.fail(f"{error.status.reason}: {error.message}")
+        self._root.end()

@@ -1,0 +1,268 @@
+"""Turns the raw fields of either front door into a checked `GenerateCommand`."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from baton.errors import InvalidRequest
+from baton.request import SamplingParams
+from baton.text import ModelText
+from services.gateway.types import Gateway, GenerateCommand
+
+MAX_SAMPLES = 128
+MAX_STOP_STRINGS = 16
+MAX_LOGPROBS = 20
+MAX_LOGIT_BIAS = 1024
+MAX_REQUEST_ID_LEN = 128
+MAX_CACHE_SALT_LEN = 256
+MAX_PRIORITY = 100
+MAX_SEED = 2**64 - 1
+
+# Drawn seeds stay below 2**53, so that every JSON reader can send one back unchanged.
+DRAWN_SEED_BITS = 53
+
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateFields:
+    """A request as it came. None, or the neutral value, where the client said nothing.
+
+    The names are those of `GenerateRequest` and `SamplingParams` on the wire; so are the limits.
+    """
+
+    request_id: str = ""
+    model: str = ""
+    text: str | None = None
+    messages: Sequence[Mapping[str, Any]] | None = None
+    token_ids: Sequence[int] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    max_tokens: int = 0
+    """0: `fallback_max_tokens`."""
+    fallback_max_tokens: int = 0
+    """As far as the context allows; 0: as many as it holds."""
+    min_tokens: int = 0
+    stop_token_ids: Sequence[int] = ()
+    stop_strings: Sequence[str] = ()
+    ignore_eos: bool = False
+    seed: int | None = None
+    logprobs_count: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    sample_count: int = 0
+    """0: one."""
+    cache_salt: str = ""
+    priority: int = 0
+    timeout_s: float = 0.0
+    """0: the gateway's limit."""
+    want_text: bool = True
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Writes the sentence of an `InvalidRequest` in the words of the door that was taken."""
+
+    names: Mapping[str, str]
+
+    def of(self, name: str, complaint: str) -> InvalidRequest:
+        shown = self.names.get(name, name)
+        return InvalidRequest(f"{shown} {complaint}.", field=shown)
+
+    def unless_within(self, name: str, value: float | None, low: float, high: float) -> None:
+        """Passes None. NaN lies nowhere, so the comparison is written to refuse it."""
+        if value is not None and not low <= value <= high:
+            raise self.of(name, f"is {value}; it must lie from {low:g} to {high:g}")
+
+    def unless_above_zero(self, name: str, value: float | None, high: float) -> None:
+        if value is not None and not 0 < value <= high:
+            raise self.of(name, f"is {value}; it must lie above 0 and at most {high:g}")
+
+    def if_longer(self, name: str, count: int, limit: int, unit: str) -> None:
+        if count > limit:
+            raise self.of(name, f"has {count:,} {unit}; at most {limit:,} are allowed")
+
+    def unless_tokens(self, name: str, ids: Iterable[int], vocab_size: int) -> None:
+        for token_id in ids:
+            if not 0 <= token_id < vocab_size:
+                raise self.of(
+                    name, f"holds {token_id}; the model's ids go from 0 to {vocab_size - 1}"
+                )
+
+
+async def resolve(
+    gateway: Gateway,
+    fields: GenerateFields,
+    *,
+    max_timeout_s: float = 600.0,
+    names: Mapping[str, str] = NO_NAMES,
+) -> GenerateCommand:
+    """Checks, tokenises and fills in what the client left open.
+
+    Raises `InvalidRequest` that names field, value and limit, `UnknownModel` or `NoWorker`. `names`
+    maps field names to those that the client knows.
+    """
+    arrived_at = time.monotonic()
+    refusal = _Refusal(names)
+    _check_envelope(fields, refusal)
+    _check_sampling(fields, refusal)
+    info, text = await gateway.text(fields.model)
+    token_ids, tokenize_us = await _prompt(gateway, text, fields, refusal)
+    _check_tokens(fields, token_ids, text.vocab_size, refusal)
+    max_tokens = _max_tokens(fields, len(token_ids), info.context_len, refusal)
+    return GenerateCommand(
+        request_id=fields.request_id or secrets.token_hex(16),
+        model=info.name,
+        token_ids=token_ids,
+        sampling=_sampling(fields, text, max_tokens),
+        sample_count=fields.sample_count or 1,
+        cache_salt=fields.cache_salt,
+        priority=fields.priority,
+        timeout_s=min(fields.timeout_s or max_timeout_s, max_timeout_s),
+        want_text=fields.want_text,
+        traceparent=fields.traceparent,
+        arrived_at=arrived_at,
+        tokenize_us=tokenize_us,
+    )
+
+
+def check_token_ids(
+    text: ModelText,
+    ids: Sequence[int],
+    name: str = "token_ids",
+    names: Mapping[str, str] = NO_NAMES,
+) -> None:
+    """Raises `InvalidRequest` for an id that is no token of the model."""
+    _Refusal(names).unless_tokens(name, ids, text.vocab_size)
+
+
+def _check_envelope(fields: GenerateFields, refusal: _Refusal) -> None:
+    given = [
+        name for name in ("text", "messages", "token_ids") if getattr(fields, name) is not None
+    ]
+    if len(given) != 1:
+        raise refusal.of("prompt", f"must come in exactly one form, and came in {len(given)}")
+    refusal.unless_within("sample_count", fields.sample_count, 0, MAX_SAMPLES)
+    refusal.unless_within("priority", fields.priority, -MAX_PRIORITY, MAX_PRIORITY)
+    refusal.if_longer("request_id", len(fields.request_id), MAX_REQUEST_ID_LEN, "characters")
+    refusal.if_longer("cache_salt", len(fields.cache_salt), MAX_CACHE_SALT_LEN, "characters")
+    if not fields.timeout_s >= 0:
+        raise refusal.of("timeout_s", f"is {fields.timeout_s}; it must not be negative")
+
+
+def _check_sampling(fields: GenerateFields, refusal: _Refusal) -> None:
+    refusal.unless_within("temperature", fields.temperature, 0, 2)
+    refusal.unless_above_zero("top_p", fields.top_p, 1)
+    refusal.unless_within("top_k", fields.top_k, 0, 2**31 - 1)
+    refusal.unless_within("min_p", fields.min_p, 0, 1)
+    refusal.unless_above_zero("repetition_penalty", fields.repetition_penalty, 2)
+    refusal.unless_within("presence_penalty", fields.presence_penalty, -2, 2)
+    refusal.unless_within("frequency_penalty", fields.frequency_penalty, -2, 2)
+    refusal.unless_within("logprobs_count", fields.logprobs_count, 0, MAX_LOGPROBS)
+    if fields.seed is not None and not 0 <= fields.seed <= MAX_SEED:
+        raise refusal.of("seed", f"is {fields.seed}; it must lie from 0 to 2**64 - 1")
+    refusal.if_longer("stop_strings", len(fields.stop_strings), MAX_STOP_STRINGS, "strings")
+    if "" in fields.stop_strings:
+        raise refusal.of("stop_strings", "holds an empty string, which would end every answer")
+    refusal.if_longer("logit_bias", len(fields.logit_bias), MAX_LOGIT_BIAS, "entries")
+    for token_id, bias in fields.logit_bias.items():
+        if not -100 <= bias <= 100:
+            raise refusal.of(
+                "logit_bias", f"gives token {token_id} {bias}; it must lie from -100 to 100"
+            )
+
+
+async def _prompt(
+    gateway: Gateway, text: ModelText, fields: GenerateFields, refusal: _Refusal
+) -> tuple[tuple[int, ...], int]:
+    """The prompt's token ids, and how many microseconds they took to make."""
+    if fields.token_ids is not None:
+        if not fields.token_ids:
+            raise refusal.of("token_ids", "is empty; at least one token is needed")
+        return tuple(fields.token_ids), 0
+    started = time.perf_counter()
+    if fields.messages is not None:
+        if not fields.messages:
+            raise refusal.of("messages", "is empty; at least one message is needed")
+        prompt = text.render_chat(fields.messages)
+        token_ids = await gateway.encode(text, prompt, add_special_tokens=False)
+    else:
+        if not fields.text:
+            raise refusal.of("text", "is empty; at least one character is needed")
+        token_ids = await gateway.encode(text, fields.text)
+    if not token_ids:
+        name = "messages" if fields.messages is not None else "text"
+        raise refusal.of(name, "yields no tokens; at least one token is needed")
+    return token_ids, int((time.perf_counter() - started) * 1e6)
+
+
+def _check_tokens(
+    fields: GenerateFields, token_ids: Sequence[int], vocab_size: int, refusal: _Refusal
+) -> None:
+    if min(token_ids) < 0 or max(token_ids) >= vocab_size:
+        name = "token_ids" if fields.token_ids is not None else "text"
+        refusal.unless_tokens(name, token_ids, vocab_size)
+    refusal.unless_tokens("stop_token_ids", fields.stop_token_ids, vocab_size)
+    refusal.unless_tokens("logit_bias", fields.logit_bias, vocab_size)
+
+
+def _max_tokens(
+    fields: GenerateFields, prompt_len: int, context_len: int, refusal: _Refusal
+) -> int:
+    room = context_len - prompt_len
+    prompt_name = next(
+        name for name in ("text", "messages", "token_ids") if getattr(fields, name) is not None
+    )
+    if room < 1:
+        raise refusal.of(
+            prompt_name,
+            f"has {prompt_len:,} tokens; the model's context of {context_len:,} tokens "
+            "must hold them and at least one more",
+        )
+    if not 0 <= fields.max_tokens <= room:
+        raise refusal.of(
+            "max_tokens",
+            f"is {fields.max_tokens:,}; with a prompt of {prompt_len:,} tokens the context of "
+            f"{context_len:,} leaves 1 to {room:,}",
+        )
+    max_tokens = fields.max_tokens or min(fields.fallback_max_tokens or room, room)
+    if not 0 <= fields.min_tokens <= max_tokens:
+        raise refusal.of(
+            "min_tokens", f"is {fields.min_tokens}; it must lie from 0 to max_tokens, {max_tokens}"
+        )
+    return max_tokens
+
+
+def _sampling(fields: GenerateFields, text: ModelText, max_tokens: int) -> SamplingParams:
+    defaults = text.generation_defaults
+    return SamplingParams(
+        temperature=_given(fields.temperature, defaults.temperature),
+        top_p=_given(fields.top_p, defaults.top_p),
+        top_k=int(_given(fields.top_k, defaults.top_k)),
+        min_p=_given(fields.min_p, 0.0),
+        repetition_penalty=_given(fields.repetition_penalty, defaults.repetition_penalty),
+        presence_penalty=fields.presence_penalty,
+        frequency_penalty=fields.frequency_penalty,
+        max_tokens=max_tokens,
+        min_tokens=fields.min_tokens,
+        stop_token_ids=tuple(dict.fromkeys(fields.stop_token_ids)),
+        stop_strings=tuple(dict.fromkeys(fields.stop_strings)),
+        ignore_eos=fields.ignore_eos,
+        seed=secrets.randbits(DRAWN_SEED_BITS) if fields.seed is None else fields.seed,
+        logprobs_count=fields.logprobs_count,
+        logit_bias=MappingProxyType(dict(fields.logit_bias)),
+    )
+
+
+def _given(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -1,0 +1,101 @@
+"""Errors of the table cross the wire and come back as what they were."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from baton import errors
+from baton.rpc.channels import open_channel
+from baton.rpc.serve import Process
+from baton.rpc.status import from_rpc_error
+from baton.v1 import kvstore_pb2, kvstore_pb2_grpc
+from tests.rpc.example import Example, Settings
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[Any]:
+    process = Process("example", Settings())
+    Example().register(process)
+    await process.start()
+    async with open_channel(process.address) as channel:
+        yield kvstore_pb2_grpc.KvStoreServiceStub(channel)
+    await process.stop()
+
+
+async def failure_of(call: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+async def test_an_error_of_the_table_arrives_with_status_reason_and_field(stub: Any) -> None:
+    failure = await failure_of(stub.FindMissing(kvstore_pb2.FindMissingRequest(keys=b"invalid")))
+
+    error = from_rpc_error(failure)
+    assert failure.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert type(error) is errors.InvalidRequest
+    assert (error.message, error.field) == ("keys has 7 bytes; the limit is 0", "keys")
+
+
+async def test_a_retry_delay_arrives(stub: Any) -> None:
+    failure = await failure_of(stub.FindMissing(kvstore_pb2.FindMissingRequest(keys=b"full")))
+
+    error = from_rpc_error(failure)
+    assert failure.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (type(error), error.retry_after_s) == (errors.Overloaded, 1.5)
+
+
+async def test_a_defect_is_logged_and_tells_the_client_nothing_more(
+    stub: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    failure = await failure_of(stub.FindMissing(kvstore_pb2.FindMissingRequest(keys=b"defect")))
+
+    assert failure.code() is grpc.StatusCode.INTERNAL
+    assert "secret" not in str(failure.details())
+    assert type(from_rpc_error(failure)) is errors.EngineFailed
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert "ZeroDivisionError" in str(caplog.records[0].exc_info)
+
+
+async def test_an_error_behind_streamed_messages_arrives(stub: Any) -> None:
+    call = stub.Get(kvstore_pb2.GetRequest())
+
+    first = await call.read()
+    failure = await failure_of(call.read())
+
+    assert first.index == 1
+    assert from_rpc_error(failure).field == "namespace"
+
+
+async def test_an_error_in_a_client_stream_arrives(stub: Any) -> None:
+    async def pieces() -> AsyncIterator[Any]:
+        yield kvstore_pb2.PutRequest()
+
+    assert from_rpc_error(await failure_of(stub.Put(pieces()))).field == "data"
+
+
+async def test_the_transports_own_statuses_become_errors(stub: Any) -> None:
+    late = await failure_of(stub.GetStats(kvstore_pb2.GetStatsRequest(), timeout=0.05))
+    async with open_channel("127.0.0.1:1") as channel:
+        nowhere = kvstore_pb2_grpc.KvStoreServiceStub(channel)
+        gone = await failure_of(nowhere.GetStats(kvstore_pb2.GetStatsRequest(), timeout=5))
+
+    assert type(from_rpc_error(late)) is errors.DeadlineExceeded
+    assert type(from_rpc_error(gone)) is errors.WorkerLost
+
+
+async def test_an_unknown_method_stays_unimplemented(stub: Any) -> None:
+    process = Process("example", Settings())
+    await process.start()
+
+    async with open_channel(process.address) as channel:
+        other = kvstore_pb2_grpc.KvStoreServiceStub(channel)
+        failure = await failure_of(other.GetStats(kvstore_pb2.GetStatsRequest(), timeout=5))
+    await process.stop()
+
+    assert failure.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -1,0 +1,1 @@
+"""Checks of the wire contract, and the making of its stubs."""
