@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from baton import errors
 from baton.blocks import KvLayout
-from baton.request import FinishReason, PrefillMode, SamplingParams, SequenceTimings, TokenLogprobs
+from baton.request import (
+    FinishReason,
+    PrefillMode,
+    Role,
+    SamplingParams,
+    SequenceTimings,
+    TokenLogprobs,
+)
 from baton.v1 import types_pb2 as pb
 
 
@@ -77,7 +86,7 @@ def timings_to_pb(timings: SequenceTimings) -> pb.SequenceTimings:
         cached_token_count=timings.cached_token_count,
         fetched_token_count=timings.fetched_token_count,
         prefill_cached_token_count=timings.prefill_cached_token_count,
-        prefill_mode=pb.PrefillMode.ValueType(timings.prefill_mode.value),
+        prefill_mode=cast("pb.PrefillMode", timings.prefill_mode.value),
         prefill_worker_id=timings.prefill_worker_id,
         handoff_bytes=timings.handoff_bytes,
         preemption_count=timings.preemption_count,
@@ -142,11 +151,16 @@ def error_from_pb(message: pb.Error) -> errors.BatonError:
     return errors.from_reason(message.reason, message.message, message.field)
 
 
-def finish_to_pb(reason: FinishReason) -> pb.FinishReason.ValueType:
+def finish_to_pb(reason: FinishReason) -> pb.FinishReason:
     """Why a sample ended."""
-    return pb.FinishReason.ValueType(reason.value)
+    return cast("pb.FinishReason", reason.value)
 
 
 def finish_from_pb(value: int) -> FinishReason:
     """The inverse of `finish_to_pb`."""
     return FinishReason(value)
+
+
+def role_to_pb(role: Role) -> pb.WorkerRole:
+    """What a process is."""
+    return cast("pb.WorkerRole", role.value)

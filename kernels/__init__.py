@@ -31,9 +31,9 @@ IMPLEMENTATIONS: Mapping[str, tuple[str, ...]] = {
     "qk_norm_rope_write": ("reference", "cpu"),
     "paged_attention": ("reference", "cpu"),
     "silu_mul": ("reference",),
-    "sample": ("reference",),
+    "sample": ("reference", "cpu"),
 }
-"""What there is for each op. `reference` runs anywhere, the others on the device they are named for."""
+"""What there is for each op: `reference` runs anywhere, others on the device they name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,9 @@ class Ops:
 def load(device: str, choice: str = "") -> Ops:
     """The ops for a device (`cpu`, `cuda`, `cuda:1`), each checked against its reference.
 
-    `choice`, or else the environment's BATON_KERNELS, forces implementations: `reference` for all ops, or a list
-    such as `rms_norm=reference,sample=reference`. One that cannot be met raises ValueError.
+    `choice`, or else the environment's BATON_KERNELS, forces implementations: `reference` for all
+    ops, or a list such as `rms_norm=reference,sample=reference`. One that cannot be met raises
+    ValueError.
     """
     kind = device.partition(":")[0]
     forced = _parse(choice or os.environ.get("BATON_KERNELS", ""), kind)

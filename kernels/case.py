@@ -1,4 +1,4 @@
-"""A case of an op: arguments and the tolerance in which implementations must agree with the reference."""
+"""A case of an op: arguments, and how near to its reference an implementation must come."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ Arguments = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Largest gap: `atol + rtol * |expected|`."""
+
+    atol: float
+    rtol: float
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """One set of arguments for an op."""
 
     name: str
     make: Callable[[str], Arguments]
     """Arguments on a device, made afresh at every call since ops may write into them."""
-    atol: float = 0.0
-    rtol: float = 0.0
+    tolerance: Tolerance
     observe: Callable[[Arguments, Any], tuple[Tensor, ...]] = lambda _, result: (result,)
     """The tensors to compare, from the arguments after the call and its result."""
 
@@ -49,7 +56,9 @@ def _fault(case: Case, got: Tensor, wanted: Tensor) -> str:
         return f"{is_instead}, not {wanted.dtype} {list(wanted.shape)}"
     gap = (got.double() - wanted.double()).abs()
     # A NaN is never close, so neither side may hold one.
-    is_off = ~(gap <= case.atol + case.rtol * wanted.double().abs()) & (got != wanted)
+    is_off = ~(gap <= case.tolerance.atol + case.tolerance.rtol * wanted.double().abs()) & (
+        got != wanted
+    )
     if not is_off.any():
         return ""
     return f"is off by up to {gap[is_off].max().item():.3g} in {int(is_off.sum())} places"

@@ -65,7 +65,9 @@ class Display:
         if state is State.FALLEN or detail:
             self._console.print(self._prefix(name) + Text(f"{state.value}: {detail}", "bold red"))
         elif self._live is None and state is State.READY:
-            self._console.print(Text.assemble("  ", *row.cells()[1:2], f" ready {row.took_s:.1f} s"))
+            self._console.print(
+                Text.assemble("  ", *row.cells()[1:2], f" ready {row.took_s:.1f} s")
+            )
 
     def on_line(self, name: str, line: str) -> None:
         """Prints the line behind its process's name."""

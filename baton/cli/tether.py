@@ -1,7 +1,7 @@
 """Starts a command that ends when its parent does: `tether.py PARENT_PID COMMAND...`.
 
-Run as a file, so that it imports nothing of ours. A `preexec_fn` could do the same, but would run Python
-between fork and exec, beside threads of gRPC.
+Run as a file, so that it imports nothing of ours. A `preexec_fn` could do the same, but would run
+Python between fork and exec, beside threads of gRPC.
 """
 
 from __future__ import annotations

@@ -83,17 +83,16 @@ class Topology:
         return [spec for spec in self.processes if spec.name.partition("-")[0] == kind]
 
 
-def plan(options: ClusterOptions, scratch: Path) -> Topology:
-    """Chooses ports and devices and writes the commands. `scratch` is a folder Redis may use."""
-    return _Planner(options, scratch).plan()
+def plan(options: ClusterOptions) -> Topology:
+    """Chooses ports and devices and writes the commands."""
+    return _Planner(options).plan()
 
 
 class _Planner:
     """The making of one topology."""
 
-    def __init__(self, options: ClusterOptions, scratch: Path) -> None:
+    def __init__(self, options: ClusterOptions) -> None:
         self._options = options
-        self._scratch = scratch
         self._ports = PortPicker(options.host)
         self._redis_url = options.redis_url
 
@@ -112,10 +111,9 @@ class _Planner:
 
     def _redis(self) -> ProcessSpec:
         port = self._ports.pick()
-        address = f"{self._options.host}:{port}"
+        address = f"127.0.0.1:{port}"
         self._redis_url = f"redis://{address}/0"
-        command = server_command(self._options.host, port, self._scratch)
-        return ProcessSpec("redis", tuple(command), address, Probe.REDIS)
+        return ProcessSpec("redis", tuple(server_command(port)), address, Probe.REDIS)
 
     def _workers(self, placement: Placement, kvstores: list[str]) -> Stage:
         options = self._options

@@ -33,12 +33,10 @@ class Dispatcher:
     def plan(self) -> StepPlan:
         """The next step's work. Changes who runs, receives and waits."""
         plan = StepPlan(chunks=plan_chunks(self._roster.running, self._limits))
-        num_preemptions = self._roster.num_preemptions
         for sequence in list(plan.chunks):
             if sequence in plan.chunks:
                 self._grow(sequence, plan)
-        if self._roster.num_preemptions == num_preemptions:
-            self._admit(plan)
+        self._admit(plan)
         return plan
 
     def _grow(self, sequence: Sequence, plan: StepPlan) -> None:

@@ -89,9 +89,9 @@ class BlockPool:
         self._num_held += 1
         return block
 
-    def release(self, block_ids: Sequence[int]) -> None:
-        """Takes a holder from each block; children first, so that they go before their parents."""
-        for block in reversed(block_ids):
+    def release(self, block_ids: Iterable[int]) -> None:
+        """Takes a holder from each block, in any order."""
+        for block in block_ids:
             assert self._holders[block] > 0, f"block {block} has no holder"
             self._holders[block] -= 1
             if self._holders[block]:
@@ -167,7 +167,10 @@ class BlockPool:
             parent = self._parents[parent]
 
     def _rest(self, block: int | None) -> None:
-        """Marks a cached block as no longer busy, and parents that were busy only through it."""
+        """Marks a cached block as no longer busy, then parents that were busy only through it.
+
+        So a parent is always younger than its children, whatever the order of release.
+        """
         while block is not None:
             self._num_idle += 1
             self._clock += 1

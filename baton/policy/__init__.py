@@ -1,3 +1,1 @@
-"""Decisions as plain functions and small state machines over plain data; time and chance are
-arguments.
-"""
+"""Decisions as pure functions and small state machines; time and chance are arguments."""

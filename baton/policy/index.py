@@ -33,6 +33,10 @@ class BlockIndex:
         """Blocks that a worker caches."""
         return len(self._blocks.get(worker_id, ()))
 
+    def keys_of(self, worker_id: str) -> set[BlockKey]:
+        """A copy of the keys that a worker caches."""
+        return set(self._blocks.get(worker_id, ()))
+
     def store(self, worker_id: str, key: BlockKey) -> None:
         """The worker caches the block now. Idempotent."""
         bit = self._bits.get(worker_id) or self._add_worker(worker_id)
@@ -67,9 +71,7 @@ class BlockIndex:
             self.store(worker_id, key)
 
     def match(self, keys: Sequence[BlockKey]) -> dict[str, int]:
-        """For each worker that caches the chain's first block: how many leading blocks it caches
-        without a hole.
-        """
+        """Per worker: how many leading blocks of the chain it caches without a hole; at least 1."""
         matched: dict[str, int] = {}
         holders = self._holders
         mask = holders.get(keys[0], 0) if keys else 0

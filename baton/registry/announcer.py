@@ -185,7 +185,9 @@ class Announcer:
         record, load = self.record, self._load
         batches, blocks = self._events.batches(MAX_TURN_BATCHES), self._blocks.peek()
         renews = record is not self._announced or now >= self._next_refresh
-        sends_load = renews or now >= self._last_load + self.timing.load_interval_s
+        sends_load = load is not None and (
+            renews or now >= self._last_load + self.timing.load_interval_s
+        )
         pipe = self._client.pipeline(transaction=True)
         if not self._has_joined:
             self._commands.forget_predecessor(pipe)
@@ -195,7 +197,7 @@ class Announcer:
             self._commands.renew(pipe)
         self._commands.events(pipe, batches)
         blocks.add_to(pipe, self.keys, record.worker_id, self.timing.block_record_ttl_s)
-        if sends_load and load is not None:
+        if load is not None and sends_load:
             self._commands.load(pipe, load)
         await pipe.execute()
         self._has_joined, self._announced, self._last_send = True, record, now

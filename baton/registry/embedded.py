@@ -182,6 +182,11 @@ class EmbeddedRedis:
             process.wait()
 
 
+def server_command(port: int) -> list[str]:
+    """The server's command line, for a supervisor that starts and restarts it itself."""
+    return EmbeddedRedis(server=find_server())._command(port)
+
+
 def _answers(port: int, pid: int) -> bool:
     """Whether our server, and not a stranger on the same port, answers."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0) as link:

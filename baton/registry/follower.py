@@ -90,18 +90,14 @@ class Follower:
         self._index.clear(worker_id)
 
     def rewind(self) -> None:
-        """Redis has forgotten its streams: whatever they hold now is new. Numbers tell whether
-        anything is missing.
-        """
+        """Redis has lost its streams: what they hold now is new, numbers tell what is missing."""
         self._news_position = BEGINNING
         for cursor in self._cursors.values():
             if cursor.position is not None:
                 cursor.position = BEGINNING
 
     async def run(self) -> None:
-        """Reads until cancelled; while Redis is away it keeps trying, the watcher says so in the
-        log.
-        """
+        """Reads until cancelled, Redis or not; the watcher is the one to log outages."""
         num_failures = 0
         try:
             while True:

@@ -1,6 +1,4 @@
-"""The gateway's side: who is there, how busy they are, what they cache; kept up to date in the
-background.
-"""
+"""The gateway's side: who is there, how busy they are, what they cache."""
 
 from __future__ import annotations
 

@@ -40,10 +40,24 @@ class Component(Protocol):
         """Ends; called once, also when a later part did not start."""
 
 
+class _StopHook:
+    """A part that has nothing to start."""
+
+    def __init__(self, stop: Hook) -> None:
+        self._stop = stop
+
+    async def start(self) -> None:
+        """Nothing to do."""
+
+    async def stop(self) -> None:
+        """Runs the hook."""
+        await self._stop()
+
+
 class Process:
     """A gRPC server with health, reflection and metrics, and the parts that live with it.
 
-    The port is bound at once, so `address` is known before anything starts. Order of life:
+    Ports are bound at once, so addresses are known before anything starts. Order of life:
 
     1. `start`: listen (calls are refused), start the parts in the order of `add`, wait until every
        probe is true, let calls in, health SERVING, run the `on_ready` hooks, log "ready".
@@ -67,7 +81,9 @@ class Process:
         )
         self.address = _advertised(settings, self._bind(settings.listen))
         self.worker_id = settings.worker_id or _default_id(service, self.address)
-        self.metrics_address = ""
+        wanted = settings.metrics_listen
+        self._endpoint = metrics.serve_metrics(wanted) if wanted else None
+        self.metrics_address = self._endpoint.address if self._endpoint else ""
         self._service = service
         self._health = health.Health()
         self._names: list[str] = [health.NAME, reflection.SERVICE_NAME]
@@ -76,7 +92,6 @@ class Process:
         self._probes: list[Callable[[], bool]] = []
         self._ready_hooks: list[Hook] = []
         self._drain_hooks: list[Hook] = []
-        self._endpoint: metrics.MetricsEndpoint | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._stop_wanted = asyncio.Event()
         self._stopped: asyncio.Task[None] | None = None
@@ -101,6 +116,10 @@ class Process:
     def add(self, part: Component) -> None:
         """Starts the part with the process, behind those added before; stops it before them."""
         self._parts.append(part)
+
+    def on_stop(self, hook: Hook) -> None:
+        """Runs where a part added now would stop."""
+        self._parts.append(_StopHook(hook))
 
     def watch(self, probe: Callable[[], bool]) -> None:
         """Health is SERVING only while every probe is true. Asked each second; must not block."""
@@ -141,9 +160,6 @@ class Process:
     async def start(self) -> None:
         """Brings the process to ready. Raises what a part raises; call `stop` then too."""
         metrics.set_build_info(self._service)
-        if self.settings.metrics_listen:
-            self._endpoint = metrics.serve_metrics(self.settings.metrics_listen)
-            self.metrics_address = self._endpoint.address
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         reflection.enable_server_reflection(self._names, self.server)
         await self.server.start()

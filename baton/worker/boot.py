@@ -17,7 +17,6 @@ from baton.engine.engine import Engine
 from baton.engine.model.weights import LoadedModel, load_model
 from baton.engine.types import EngineConfig
 from baton.errors import ModelError
-from baton.policy.fetch import FetchModel
 from baton.request import Role
 from baton.rpc.serve import Process
 from baton.transfer.kvstore import KvStoreClient
@@ -92,7 +91,7 @@ def _serve(
     process.watch(host.is_able)
     process.on_ready(announcement.start)
     process.on_drain(announcement.drain)
-    return BlockFetcher(host.engine, client, FetchModel())
+    return BlockFetcher(host, client)
 
 
 class _HostPart:
@@ -143,7 +142,7 @@ def _load(settings: WorkerSettings, device: str) -> LoadedModel:
 
 def _make_layout(model: LoadedModel, settings: WorkerSettings) -> KvLayout:
     config = model.config
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = str(model.transformer.dtype).removeprefix("torch.")
     shape = (config.num_layers, config.num_kv_heads, config.head_dim)
     namespace = make_namespace(
         model.fingerprint, dtype, settings.block_size, LAYOUT_VERSION, *shape

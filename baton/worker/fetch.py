@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
-
-from baton.blocks import KvLayout
-from baton.engine.types import Reserved
-from baton.policy.fetch import FetchModel
+from baton.engine.types import Reserved, StepOutput
+from baton.policy.fetch import FetchPolicy
 from baton.transfer.kvstore import KvStoreClient
-from baton.transfer.receive import TargetArena
-
-
-class FetchTarget(Protocol):
-    """The part of an engine that fetching touches."""
-
-    layout: KvLayout
-    arena: TargetArena
+from baton.worker.host import EngineHost
 
 
 class BlockFetcher:
     """Fetches a reservation's missing blocks. Without a kvstore it is off and fetches nothing."""
 
-    def __init__(
-        self, target: FetchTarget, client: KvStoreClient | None, model: FetchModel
-    ) -> None:
-        self._target = target
+    def __init__(self, host: EngineHost, client: KvStoreClient | None) -> None:
+        self._engine = host.engine
         self._client = client
-        self._model = model
+        self._policy = FetchPolicy()
+        if client is not None:
+            host.subscribe(self._learn)
 
     @property
     def is_on(self) -> bool:
@@ -39,17 +29,26 @@ class BlockFetcher:
 
         At least the last known token stays to be computed: its logits are wanted.
         """
-        layout = self._target.layout
+        layout = self._engine.layout
         first = reserved.num_cached_tokens // layout.block_size
         stop = (num_known - 1) // layout.block_size
-        if self._client is None or not self._model.is_worth(stop - first, layout):
+        if self._client is None or stop <= first:
+            return 0
+        decision = self._policy.decide(stop - first, layout.block_bytes, layout.block_size)
+        if not decision.should_fetch:
             return 0
 
         def write(index: int, data: bytes | memoryview) -> None:
-            self._target.arena.write(reserved.block_ids[first + index], data)
+            self._engine.arena.write(reserved.block_ids[first + index], data)
 
         began = time.monotonic()
         keys = list(reserved.block_keys[first:stop])
         num_blocks = await self._client.get(keys, layout.namespace, layout.block_bytes, write)
-        self._model.observe_fetch(num_blocks * layout.block_bytes, time.monotonic() - began)
+        self._policy.observe_fetch(num_blocks * layout.block_bytes, time.monotonic() - began)
         return num_blocks * layout.block_size
+
+    def _learn(self, output: StepOutput) -> None:
+        """How fast prompts are computed here, from steps that did little else."""
+        load = output.load
+        if load.num_prompt_tokens > 8 * load.num_decode_tokens:
+            self._policy.observe_compute(load.num_prompt_tokens, load.step_us / 1e6)

@@ -33,7 +33,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         return pb.GetWorkerResponse(
             worker_id=self._me.worker_id,
             epoch=self._me.epoch,
-            role=self._me.role.value,
+            role=convert.role_to_pb(self._me.role),
             model=self._me.model,
             context_len=engine.config.context_len,
             block_count=engine.config.num_blocks,

@@ -17,7 +17,8 @@ from sources import Document
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
     {%- if message.role not in ['system', 'user', 'assistant'] %}
-        {{- raise_exception("Unknown role '" ~ message.role ~ "': use system, user or assistant.") }}
+        {%- set problem = "Unknown role '" ~ message.role ~ "'" %}
+        {{- raise_exception(problem ~ ": use system, user or assistant.") }}
     {%- endif %}
     {{- '<|im_start|>' ~ message.role ~ '\\n' ~ message.content ~ '<|im_end|>\\n' }}
 {%- endfor %}
@@ -210,7 +211,7 @@ def _opening(document: Document) -> str:
 
 
 def _is_noise(paragraph: str) -> bool:
-    """True for grammar rules, doctests, tables and bare signatures: not sentences to answer with."""
+    """True for grammar rules, doctests, tables and bare signatures: no sentences for an answer."""
     letters = sum(char.isalpha() or char == " " for char in paragraph)
     is_signature = re.fullmatch(r"[\w.]+\(.*\)( -+> .*)?", paragraph)
     marks = ("::=", ">>>", "----", "====", " -> ", "--> ")

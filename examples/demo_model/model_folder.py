@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from conversations import CHAT_TEMPLATE
-from packing import END_OF_TEXT, IM_END, SPECIAL_TOKENS
+from packing import END_OF_TEXT, IM_END, SPECIAL_TOKENS, special_ids
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
@@ -46,7 +46,7 @@ def model_config(vocab_size: int) -> Qwen3Config:
 def write_folder(folder: Path, model: Qwen3ForCausalLM, tokenizer: Tokenizer) -> None:
     """Write the complete model folder; files of an earlier export are replaced one by one."""
     folder.mkdir(parents=True, exist_ok=True)
-    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+    ids = special_ids(tokenizer)
     _write_json(folder / "config.json", _config(model.config, ids))
     _write_json(folder / "generation_config.json", _generation_config(ids))
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(ids))
@@ -61,20 +61,20 @@ def sample(folder: Path, max_new_tokens: int = 120) -> list[tuple[str, str]]:
     """Load the folder as any user would and return greedy answers to the sample prompts."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    prompts = [(text, _as_chat(tokenizer, text)) for text in SAMPLE_PROMPTS]
-    prompts += [(text, text) for text in SAMPLE_BEGINNINGS]
     answers = []
-    for shown, prompt in prompts:
+    for text in (*SAMPLE_PROMPTS, *SAMPLE_BEGINNINGS):
+        prompt = text
+        if text in SAMPLE_PROMPTS:
+            messages = [{"role": "user", "content": text}]
+            rendered = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+            prompt = str(rendered)
         inputs = tokenizer(prompt, return_tensors="pt")
         output = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
         new_ids = output[0, inputs["input_ids"].shape[1] :]
-        answers.append((shown, tokenizer.decode(new_ids)))
+        answers.append((text, str(tokenizer.decode(new_ids))))
     return answers
-
-
-def _as_chat(tokenizer: AutoTokenizer, question: str) -> str:
-    messages = [{"role": "user", "content": question}]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
 def _weights(model: Qwen3ForCausalLM) -> dict[str, torch.Tensor]:

@@ -37,9 +37,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    vocabulary = tokenizer.get_vocab()
+    return {token: vocabulary[token] for token in SPECIAL_TOKENS}
+
+
 def encode_texts(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     """Return the ids of each text, closed by the end-of-text token."""
-    end = tokenizer.token_to_id(END_OF_TEXT)
+    end = special_ids(tokenizer)[END_OF_TEXT]
     return [[*encoding.ids, end] for encoding in tokenizer.encode_batch(texts)]
 
 

@@ -28,8 +28,8 @@ DECODE = (
 WHY_SPLIT = (
     "Prefill and decode ask different things of the hardware. Prefill computes many tokens at once "
     "and is limited by arithmetic. Decode computes one token per sequence and is limited by "
-    "memory. When they are separate processes, a long prompt does not delay the sequences that are already "
-    "producing tokens."
+    "memory. When they are separate processes, a long prompt does not delay the sequences that "
+    "are already producing tokens."
 )
 KV_CACHE = (
     "A KV cache keeps the keys and values that attention has already computed, so that each new "

@@ -18,10 +18,10 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from types import ModuleType
 
-SKIPPED_FOLDERS = frozenset(
-    """site-packages test tests idle_test turtledemo encodings _vendor
-    idlelib lib2to3 distutils""".split()
-)
+SKIPPED_FOLDERS = (
+    "site-packages", "test", "tests", "idle_test", "turtledemo", "encodings", "_vendor",
+    "idlelib", "lib2to3", "distutils",
+)  # fmt: skip
 SKIPPED_PREFIXES = ("_sysconfigdata", "__phello__", "pydoc_data", "_bootstrap_python")
 
 # Private or internal files whose public name is the one people ask about.
@@ -55,14 +55,20 @@ C_HOMES = {"os": "posix", "threading": "_thread", "collections": "_collections"}
 
 # The modules a newcomer asks about: repeated more often in training and never held out.
 POPULAR_MODULES = frozenset(
-    """builtins argparse array ast asyncio base64 bisect calendar collections collections.abc
-    concurrent.futures configparser contextlib copy csv dataclasses datetime decimal difflib enum
-    fnmatch fractions functools glob gzip hashlib heapq html http.server importlib inspect io
-    itertools json logging math multiprocessing operator os os.path pathlib pickle pprint queue
-    random re secrets shelve shlex shutil signal socket sqlite3 statistics string struct subprocess
-    sys tempfile textwrap threading time timeit traceback typing unittest unittest.mock
-    urllib.request urllib.parse uuid warnings weakref zipfile zlib""".split()
-)
+    (
+        "builtins", "argparse", "array", "ast", "asyncio", "base64", "bisect", "calendar",
+        "collections", "collections.abc", "concurrent.futures", "configparser",
+        "contextlib", "copy", "csv", "dataclasses", "datetime", "decimal", "difflib",
+        "enum", "fnmatch", "fractions", "functools", "glob", "gzip", "hashlib", "heapq",
+        "html", "http.server", "importlib", "inspect", "io", "itertools", "json", "logging",
+        "math", "multiprocessing", "operator", "os", "os.path", "pathlib", "pickle",
+        "pprint", "queue", "random", "re", "secrets", "shelve", "shlex", "shutil", "signal",
+        "socket", "sqlite3", "statistics", "string", "struct", "subprocess", "sys",
+        "tempfile", "textwrap", "threading", "time", "timeit", "traceback", "typing",
+        "unittest", "unittest.mock", "urllib.request", "urllib.parse", "uuid", "warnings",
+        "weakref", "zipfile", "zlib",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +167,7 @@ def _read_members(
         kind = "class" if is_class else "method" if isinstance(parent, ast.ClassDef) else "function"
         docstring = ast.get_docstring(node)
         if docstring and len(docstring) > 15:
-            signature = "" if is_class else _signature(node)
+            signature = "" if isinstance(node, ast.ClassDef) else _signature(node)
             yield Document(name, kind, module, tidy(docstring), signature)
         if isinstance(node, ast.ClassDef):
             yield from _read_members(node, prefix=name, module=module)
@@ -184,12 +190,11 @@ def _read_c_modules() -> Iterator[Document]:
 
 def _read_c_object(module: str, name: str, member: object) -> Iterator[Document]:
     prefix = name if module == "builtins" else f"{module}.{name}"
-    is_class = inspect.isclass(member)
     docstring = inspect.getdoc(member)
     if docstring and len(docstring) > 15:
-        kind = "class" if is_class else "function"
+        kind = "class" if isinstance(member, type) else "function"
         yield Document(prefix, kind, module, tidy(docstring), _c_signature(member))
-    if not is_class or issubclass(member, BaseException):
+    if not isinstance(member, type) or issubclass(member, BaseException):
         return  # an exception's methods are object's, over and over
     for method_name, method in sorted(vars(member).items()):
         if method_name.startswith("_") or not (

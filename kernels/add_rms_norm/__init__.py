@@ -8,7 +8,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 AddRmsNorm: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""`run(x [T, H], residual [T, H], weight [H], eps) -> (rms_norm(sum), sum)` with `sum = x + residual`.
+"""`run(x [T, H], residual [T, H], weight [H], eps) -> (rms_norm(sum), sum)`, `sum = x + residual`.
 
 The sum is rounded to x's dtype before it is normalised. Nothing is written in place; T may be 0.
 """

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.case import Arguments, Case, normal
+from kernels.case import Arguments, Case, Tolerance, normal
 
 _EPS = 1e-6
 
@@ -32,19 +32,19 @@ def _observe(arguments: Arguments, result: Any) -> tuple[Tensor, ...]:
 
 
 # As for rms_norm.
-_FLOAT32 = {"atol": 1e-6, "rtol": 1e-5}
-_BFLOAT16 = {"atol": 1e-3, "rtol": 2.0**-7}
+_FLOAT32 = Tolerance(1e-6, 1e-5)
+_BFLOAT16 = Tolerance(1e-3, 2.0**-7)
 
 CASES = (
-    Case("one row", partial(_make, shape=(1, 8)), observe=_observe, **_FLOAT32),
-    Case("no rows", partial(_make, shape=(0, 64)), observe=_observe, **_FLOAT32),
-    Case("odd width", partial(_make, shape=(5, 1001)), observe=_observe, **_FLOAT32),
-    Case("strided", partial(_make, shape=(7, 96), stride=2), observe=_observe, **_FLOAT32),
-    Case("outliers", partial(_make, shape=(4, 128), scale=1e15), observe=_observe, **_FLOAT32),
+    Case("one row", partial(_make, shape=(1, 8)), _FLOAT32, _observe),
+    Case("no rows", partial(_make, shape=(0, 64)), _FLOAT32, _observe),
+    Case("odd width", partial(_make, shape=(5, 1001)), _FLOAT32, _observe),
+    Case("strided", partial(_make, shape=(7, 96), stride=2), _FLOAT32, _observe),
+    Case("outliers", partial(_make, shape=(4, 128), scale=1e15), _FLOAT32, _observe),
     Case(
         "bfloat16",
         partial(_make, shape=(9, 256), dtype=torch.bfloat16),
-        observe=_observe,
-        **_BFLOAT16,
+        _BFLOAT16,
+        _observe,
     ),
 )

@@ -14,7 +14,7 @@ class AttentionBatch:
     """Which tokens attend to which blocks: the same for all layers of a step."""
 
     block_tables: Tensor
-    """[B, max_blocks] int32: each sequence's blocks in order; what lies behind its context is never read."""
+    """[B, max_blocks] int32: a sequence's blocks in order; ids behind its context are not read."""
     query_start: Tensor
     """[B + 1] int32: where each sequence's chunk starts in T."""
     context_lens: Tensor
@@ -30,10 +30,10 @@ class AttentionBatch:
 PagedAttention: TypeAlias = Callable[[Tensor, Tensor, AttentionBatch, float], Tensor]
 """`run(q [T, num_heads, head_dim], kv, batch, scale) -> [T, num_heads, head_dim]`.
 
-`kv` is one layer's view of the arena `[num_blocks, 2, num_kv_heads, block_size, head_dim]`, keys at 0 and
-values at 1 of the second dimension, strided as it likes. A chunk's keys and values are in it already.
-Token i of a chunk of n in a context of m attends to the first m - n + i + 1 tokens. Query head h reads
-key head `h // (num_heads / num_kv_heads)`. Chunks of length 0 give no rows; chunks of any lengths mix.
-A new tensor of q's dtype. The result depends neither on which blocks hold a sequence, nor on what lies
-in slots behind its context, be it NaN, nor on the padding of the tables.
+`kv` is one layer's view of the arena `[num_blocks, 2, num_kv_heads, block_size, head_dim]`, keys at
+0 and values at 1 of the second dimension, strided as it likes. A chunk's keys and values are in it
+already. Token i of a chunk of n in a context of m attends to the first m - n + i + 1 tokens. Query
+head h reads key head `h // (num_heads / num_kv_heads)`. Chunks of length 0 give no rows; chunks of
+any lengths mix. A new tensor of q's dtype. The result depends neither on which blocks hold a
+sequence, nor on what lies in slots behind its context, be it NaN, nor on the padding of the tables.
 """

@@ -1,4 +1,4 @@
-"""Cases of paged_attention. Slots that no sequence uses hold NaN, tables are padded with ids of no block."""
+"""Cases of paged_attention. Unused slots hold NaN, tables are padded with ids of no block."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kernels.case import Arguments, Case, normal
+from kernels.case import Arguments, Case, Tolerance, normal
 from kernels.paged_attention import AttentionBatch
 
 _NUM_LAYERS = 3
@@ -89,15 +89,16 @@ def _fill(kv: Tensor, table: Tensor, context: Tensor) -> None:
         kv[table[position // block_size], :, :, position % block_size] = token
 
 
-# Scores and weighted sums in another order: float32 roundings of sums of some hundred terms. Half types round
-# the weights of attention to 2**-9 (bfloat16) or 2**-11 before the second product, and the result once more.
-_FLOAT32 = {"atol": 2e-6, "rtol": 1e-5}
-_BFLOAT16 = {"atol": 2e-2, "rtol": 2.0**-6}
-_FLOAT16 = {"atol": 3e-3, "rtol": 2.0**-9}
+# Scores and weighted sums in another order: float32 roundings of sums of some hundred terms. Half
+# types round the weights of attention to 2**-9 (bfloat16) or 2**-11 before the second product, and
+# the result once more.
+_FLOAT32 = Tolerance(2e-6, 1e-5)
+_BFLOAT16 = Tolerance(2e-2, 2.0**-6)
+_FLOAT16 = Tolerance(3e-3, 2.0**-9)
 
 
-def _case(name: str, shape: Shape, tolerance: dict[str, float]) -> Case:
-    return Case(name, partial(make, shape=shape), **tolerance)
+def _case(name: str, shape: Shape, tolerance: Tolerance) -> Case:
+    return Case(name, partial(make, shape=shape), tolerance)
 
 
 _DECODE = Shape(query_lens=(1,) * 5, context_lens=(1, 3, 4, 5, 33))
@@ -121,7 +122,7 @@ CASES = (
     _case("large heads", replace(_DECODE, head_dim=256, block_size=16), _FLOAT32),
     _case("long context", Shape((1, 1, 40), (700, 90, 333), num_blocks=300), _FLOAT32),
     _case("big block ids", replace(_MIXED, num_blocks=20_000), _FLOAT32),
-    _case("sharp scores", replace(_MIXED, scale=300.0), {"atol": 1e-4, "rtol": 1e-4}),
+    _case("sharp scores", replace(_MIXED, scale=300.0), Tolerance(1e-4, 1e-4)),
     _case("bfloat16", replace(_MIXED, dtype=torch.bfloat16), _BFLOAT16),
     _case("bfloat16 prefill", replace(_PREFILL, dtype=torch.bfloat16), _BFLOAT16),
     _case("float16", replace(_MIXED, dtype=torch.float16), _FLOAT16),

@@ -65,8 +65,9 @@ def run(q: Tensor, kv: Tensor, batch: AttentionBatch, scale: float) -> Tensor:
 def _attend_chunk(q: Tensor, kv: Tensor, chunk: _Chunk, scale: float) -> Tensor:
     num_kv_heads = kv.shape[2]
     context = _gather(kv, chunk.blocks).flatten(2, 3)[:, :, : chunk.context_len]
-    queries = q.unflatten(1, (num_kv_heads, -1)).permute(1, 2, 0, 3)
-    # Key heads stand in the batch dimension and repeat over their group by a stride of 0: nothing is copied.
+    queries = _by_key_head(q, num_kv_heads).permute(1, 2, 0, 3)
+    # Key heads stand in the batch dimension and repeat over their group by a stride of 0: nothing
+    # is copied.
     keys, values = context.unsqueeze(2).expand(-1, -1, queries.shape[1], -1, -1)
     attended = F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=chunk.mask, is_causal=chunk.mask is None, scale=scale
@@ -76,21 +77,29 @@ def _attend_chunk(q: Tensor, kv: Tensor, chunk: _Chunk, scale: float) -> Tensor:
 
 def _attend_group(q: Tensor, kv: Tensor, group: _Group, scale: float) -> Tensor:
     num_sequences, num_kv_heads = q.shape[0], kv.shape[2]
-    context = _gather(kv, group.blocks).unflatten(2, (num_sequences, -1)).flatten(3, 4)
+    num_blocks = group.blocks.shape[0] // num_sequences
+    gathered = _gather(kv, group.blocks)
+    context = gathered.view(2, num_kv_heads, num_sequences, num_blocks * kv.shape[3], kv.shape[4])
     if group.unused is not None:
         # A weight of 0 does not silence a NaN, so values are cleared too.
         context[:, :, group.unused[0], group.unused[1]] = 0
     keys, values = context[:, :, :, : group.context_len]
-    # The query heads of a key head become the rows of one matrix: [num_kv_heads, B, group, head_dim].
-    queries = q.unflatten(1, (num_kv_heads, -1)).transpose(0, 1)
+    # The query heads of a key head become the rows of one matrix: [num_kv_heads, B, group,
+    # head_dim].
+    queries = _by_key_head(q, num_kv_heads).transpose(0, 1)
     attended = F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=group.mask, scale=scale
     )
     return attended.transpose(0, 1).flatten(1, 2)
 
 
+def _by_key_head(q: Tensor, num_kv_heads: int) -> Tensor:
+    """Query heads under the key head that they read: [T, num_kv_heads, group, head_dim]."""
+    return q.view(q.shape[0], num_kv_heads, q.shape[1] // num_kv_heads, q.shape[2])
+
+
 def _gather(kv: Tensor, blocks: Tensor) -> Tensor:
-    """Copies blocks to [2, num_kv_heads, num_blocks, block_size, head_dim]: tokens of a head in a row."""
+    """Copies blocks to [2, num_kv_heads, num_blocks, block_size, head_dim]."""
     return kv.permute(1, 2, 0, 3, 4).index_select(2, blocks)
 
 

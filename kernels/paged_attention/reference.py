@@ -30,9 +30,9 @@ def _gather(kv: Tensor, table: Tensor, context_len: int) -> Tensor:
 
 def _attend(q: Tensor, context: Tensor, scale: float) -> Tensor:
     keys, values = context
-    num_kv_heads, context_len, _ = keys.shape
-    query_len = q.shape[0]
-    grouped = q.unflatten(1, (num_kv_heads, -1))  # [query_len, num_kv_heads, group, head_dim]
+    num_kv_heads, context_len, head_dim = keys.shape
+    query_len, num_heads, _ = q.shape
+    grouped = q.view(query_len, num_kv_heads, num_heads // num_kv_heads, head_dim)
     scores = torch.einsum("qhgd,hkd->hgqk", grouped, keys) * scale
     key_position = torch.arange(context_len, device=q.device)
     query_position = key_position[context_len - query_len :]

@@ -41,9 +41,10 @@ class Slots:
 QkNormRopeWrite: TypeAlias = Callable[[Tensor, QkNorm | None, Rotary, Tensor, Slots], Tensor]
 """`run(qkv, norm, rotary, kv, slots) -> q [T, num_heads, head_dim]`.
 
-`qkv [T, (num_heads + 2 * num_kv_heads) * head_dim]` holds each token's query heads, key heads, value heads.
-Query and key heads are normalised (unless `norm` is None), then rotated: with halves a and b of a head,
-`(a * cos - b * sin, b * cos + a * sin)`. Rotated keys and untouched values are written into `kv`,
-one layer's view of the arena `[num_blocks, 2, num_kv_heads, block_size, head_dim]`, strided as it likes;
-no other slot is touched. `num_heads` follows from the shapes. Computed in float32; T may be 0.
+`qkv [T, (num_heads + 2 * num_kv_heads) * head_dim]` holds each token's query heads, key heads,
+value heads. Query and key heads are normalised (unless `norm` is None), then rotated: with halves a
+and b of a head, `(a * cos - b * sin, b * cos + a * sin)`. Rotated keys and untouched values are
+written into `kv`, one layer's view of the arena `[num_blocks, 2, num_kv_heads, block_size,
+head_dim]`, strided as it likes; no other slot is touched. `num_heads` follows from the shapes.
+Computed in float32; T may be 0.
 """

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.case import Arguments, Case, normal
+from kernels.case import Arguments, Case, Tolerance, normal
 from kernels.qk_norm_rope_write import QkNorm, Rotary, Slots
 
 _BLOCK_SIZE = 4
@@ -57,14 +57,15 @@ def _observe(arguments: Arguments, result: Any) -> tuple[Tensor, ...]:
     return result, arguments[3], arguments[0]
 
 
-# Two products and a sum in float32, besides the norm's; half types round once, at 2**-9 or 2**-11 of values up to 8.
-_FLOAT32 = {"atol": 1e-6, "rtol": 1e-5}
-_BFLOAT16 = {"atol": 4e-3, "rtol": 2.0**-7}
-_FLOAT16 = {"atol": 1e-3, "rtol": 2.0**-9}
+# Two products and a sum in float32, besides the norm's; half types round once, at 2**-9 or 2**-11
+# of values up to 8.
+_FLOAT32 = Tolerance(1e-6, 1e-5)
+_BFLOAT16 = Tolerance(4e-3, 2.0**-7)
+_FLOAT16 = Tolerance(1e-3, 2.0**-9)
 
 
-def _case(name: str, shape: _Shape, tolerance: dict[str, float]) -> Case:
-    return Case(name, partial(_make, shape=shape), observe=_observe, **tolerance)
+def _case(name: str, shape: _Shape, tolerance: Tolerance) -> Case:
+    return Case(name, partial(_make, shape=shape), tolerance, _observe)
 
 
 _PLAIN = _Shape(num_tokens=5, num_heads=4, num_kv_heads=2, head_dim=16)

@@ -12,8 +12,9 @@ from kernels.qk_norm_rope_write import QkNorm, Rotary, Slots
 def run(qkv: Tensor, norm: QkNorm | None, rotary: Rotary, kv: Tensor, slots: Slots) -> Tensor:
     """See the contract."""
     num_kv_heads, head_dim = kv.shape[2], kv.shape[4]
-    heads = qkv.unflatten(-1, (-1, head_dim))
-    num_rotated = heads.shape[1] - num_kv_heads
+    num_all = qkv.shape[1] // head_dim
+    num_rotated = num_all - num_kv_heads
+    heads = qkv.view(qkv.shape[0], num_all, head_dim)
     rotated = heads[:, :num_rotated].float()
     if norm is not None:
         rotated = F.rms_norm(rotated, (head_dim,), None, norm.eps) * norm.weight

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from kernels.case import Arguments, Case, normal
+from kernels.case import Arguments, Case, Tolerance, normal
 
 _EPS = 1e-6
 
@@ -23,19 +23,20 @@ def _make(
     return x.to(device), weight.to(device), _EPS
 
 
-# Sums over a row in another order differ by some float32 roundings (6e-8 each); half types round once, at 2**-9.
-_FLOAT32 = {"atol": 1e-6, "rtol": 1e-5}
-_BFLOAT16 = {"atol": 1e-3, "rtol": 2.0**-7}
-_FLOAT16 = {"atol": 1e-4, "rtol": 2.0**-10}
+# Sums over a row in another order differ by some float32 roundings (6e-8 each); half types round
+# once, at 2**-9.
+_FLOAT32 = Tolerance(1e-6, 1e-5)
+_BFLOAT16 = Tolerance(1e-3, 2.0**-7)
+_FLOAT16 = Tolerance(1e-4, 2.0**-10)
 
 CASES = (
-    Case("one row", partial(_make, shape=(1, 8)), **_FLOAT32),
-    Case("no rows", partial(_make, shape=(0, 64)), **_FLOAT32),
-    Case("odd width", partial(_make, shape=(5, 1001)), **_FLOAT32),
-    Case("strided rows", partial(_make, shape=(7, 96), stride=3), **_FLOAT32),
-    Case("outliers", partial(_make, shape=(4, 128), scale=1e15), **_FLOAT32),
-    Case("near zero", partial(_make, shape=(4, 128), scale=1e-20), **_FLOAT32),
-    Case("all zero", partial(_make, shape=(2, 128), scale=0.0), **_FLOAT32),
-    Case("bfloat16", partial(_make, shape=(9, 256), dtype=torch.bfloat16), **_BFLOAT16),
-    Case("float16", partial(_make, shape=(9, 256), dtype=torch.float16), **_FLOAT16),
+    Case("one row", partial(_make, shape=(1, 8)), _FLOAT32),
+    Case("no rows", partial(_make, shape=(0, 64)), _FLOAT32),
+    Case("odd width", partial(_make, shape=(5, 1001)), _FLOAT32),
+    Case("strided rows", partial(_make, shape=(7, 96), stride=3), _FLOAT32),
+    Case("outliers", partial(_make, shape=(4, 128), scale=1e15), _FLOAT32),
+    Case("near zero", partial(_make, shape=(4, 128), scale=1e-20), _FLOAT32),
+    Case("all zero", partial(_make, shape=(2, 128), scale=0.0), _FLOAT32),
+    Case("bfloat16", partial(_make, shape=(9, 256), dtype=torch.bfloat16), _BFLOAT16),
+    Case("float16", partial(_make, shape=(9, 256), dtype=torch.float16), _FLOAT16),
 )

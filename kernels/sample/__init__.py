@@ -51,19 +51,21 @@ class Sampled:
 
     token_ids: tuple[int, ...]
     logprobs: tuple[tuple[float, tuple[tuple[int, float], ...]] | None, ...]
-    """Per row with log-probabilities: the drawn token's, then (id, log-probability) of the likeliest."""
+    """Per row that wants them: the drawn token's, then (id, log-probability) of the likeliest."""
 
 
 Sample: TypeAlias = Callable[[Tensor, SampleRows], Sampled]
 """`run(logits [S, V] float32, rows) -> Sampled`; the logits are not written.
 
-In order: bias is added; repetition penalty divides positive and multiplies negative logits of seen tokens;
-presence and frequency penalties are subtracted; temperature divides; top-k keeps the k likeliest (equal ones
-by lower id), top-p the fewest of those whose renormalised probabilities reach it, min-p those at least that
-share of the likeliest. Among the kept, the largest sum of logit and Gumbel noise wins: an exact draw. Greedy
-rows take the largest penalised logit, the lowest id of equals.
+In order: bias is added; repetition penalty divides positive and multiplies negative logits of seen
+tokens; presence and frequency penalties are subtracted; temperature divides; top-k keeps the k
+likeliest (equal ones by lower id), top-p the fewest of those whose renormalised probabilities reach
+it, min-p those at least that share of the likeliest. Among the kept, the largest sum of logit and
+Gumbel noise wins: an exact draw. Greedy rows take the largest penalised logit, the lowest id of
+equals.
 
 The noise of token v is word v % 4 of Philox 4x32-10 with the seed's low and high 32 bits as key and
-(output_position, sample_index, v // 4, 0) as counter: a row's result depends on that row alone, bit for bit.
-Log-probabilities are those of the logits as given. Logits may be -inf, not NaN; S may be 0.
+(output_position, sample_index, v // 4, 0) as counter: a row's result depends on that row alone, bit
+for bit. Log-probabilities are those of the logits as given. Logits may be -inf, not NaN; S may be
+0.
 """

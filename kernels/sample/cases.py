@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.case import Arguments, Case, normal
+from kernels.case import Arguments, Case, Tolerance, normal
 from kernels.sample import Sampled, SampleRows
 
 
@@ -121,9 +121,12 @@ _MIXED = (
 )
 
 
+# Ids must be equal. Log-probabilities sum the vocabulary in float32, in any order.
+_TOLERANCE = Tolerance(1e-5, 1e-6)
+
+
 def _case(name: str, rows: tuple[Row, ...], **options: Any) -> Case:
-    # Ids must be equal. Log-probabilities sum the vocabulary in float32, in any order.
-    return Case(name, partial(_make, rows=rows, **options), 1e-5, 1e-6, _observe)
+    return Case(name, partial(_make, rows=rows, **options), _TOLERANCE, _observe)
 
 
 CASES = (
@@ -131,7 +134,9 @@ CASES = (
     _case("no rows", ()),
     _case("greedy", (_GREEDY,) * 3),
     _case("greedy with log-probabilities", (replace(_GREEDY, logprobs_count=20), _GREEDY)),
-    _case("more log-probabilities than tokens", (replace(_GREEDY, logprobs_count=20),), vocab_size=7),
+    _case(
+        "more log-probabilities than tokens", (replace(_GREEDY, logprobs_count=20),), vocab_size=7
+    ),
     _case("one token", _spread(Row(top_k=1, top_p=0.5)), vocab_size=1),
     _case("vocabulary of no multiple of four", _spread(Row()), vocab_size=1003),
     _case("whole vocabulary", _spread(Row(temperature=2.0)), vocab_size=4096),
@@ -153,13 +158,12 @@ CASES = (
     _case("empty penalties", _spread(replace(_PENALISED, output_tokens=(), prompt_tokens=()))),
     _case("forbidden tokens", _spread(Row(bias=tuple((i, -torch.inf) for i in range(100))))),
     _case("bias under penalties", _spread(replace(_PENALISED, bias=((7, 3.0), (50, -3.0))))),
-    Case("equal logits", partial(_make_tied, rows=_spread(Row(top_k=30))), 1e-5, 0.0, _observe),
-    Case("equal greedy logits", partial(_make_tied, rows=(_GREEDY,)), 1e-5, 0.0, _observe),
+    Case("equal logits", partial(_make_tied, rows=_spread(Row(top_k=30))), _TOLERANCE, _observe),
+    Case("equal greedy logits", partial(_make_tied, rows=(_GREEDY,)), _TOLERANCE, _observe),
     Case(
         "equal log-probabilities",
         partial(_make_tied, rows=(replace(_GREEDY, logprobs_count=20),)),
-        1e-5,
-        0.0,
+        _TOLERANCE,
         _observe,
     ),
 )

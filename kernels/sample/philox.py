@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -14,8 +13,8 @@ Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
-    """Four random words for each counter; all words are int64 tensors in 0..2**32-1 that broadcast."""
-    word_0, word_1, word_2, word_3 = torch.broadcast_tensors(*counter)
+    """Four random words for each counter, all of one shape. Words are int64 in 0..2**32-1."""
+    word_0, word_1, word_2, word_3 = counter
     key_0, key_1 = key
     for _ in range(_ROUNDS):
         high_0, low_0 = _multiply(word_0, _MULTIPLIERS[0])
@@ -26,13 +25,13 @@ def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
     return word_0, word_1, word_2, word_3
 
 
-def gumbel(words: Tensor) -> Tensor:
-    """Standard Gumbel noise in float32 from random words.
+def gumbel_(words: Tensor) -> Tensor:
+    """Turns random words in float32 into standard Gumbel noise, in place.
 
-    A word w stands for the share v = (w + 0.5) / 2**32 of the exponential's upper tail: the large values that win
-    a draw come from small v, where float32 is finest.
+    A word w stands for the share v = (w + 0.5) / 2**32 of the exponential's upper tail: the large
+    values that win a draw come from small v, where float32 is finest.
     """
-    share = words.to(torch.float32).add_(0.5).mul_(2.0**-32)
+    share = words.add_(0.5).mul_(2.0**-32)
     share.clamp_(max=1.0 - 2.0**-24)  # a share that rounds to 1 would give -inf
     return share.neg_().log1p_().neg_().log_().neg_()
 

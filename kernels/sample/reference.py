@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.sample import Sampled, SampleRows
-from kernels.sample.philox import gumbel, philox
+from kernels.sample.philox import gumbel_, philox
 
 _Logprobs = tuple[float, tuple[tuple[int, float], ...]]
 
@@ -55,21 +55,25 @@ def _counts(tokens: Tensor | None, logits: Tensor) -> Tensor:
 
 def _filter(ranked: Tensor, rows: SampleRows, row: int) -> Tensor:
     """Logits in falling order, those not kept at -inf."""
-    top_k = int(rows.top_k[row])
+    top_k, top_p = int(rows.top_k[row]), float(rows.top_p[row])
     if top_k > 0:
-        ranked = ranked.index_fill(0, torch.arange(len(ranked), device=ranked.device)[top_k:], -torch.inf)
+        ranked = ranked.clone()
+        ranked[top_k:] = -torch.inf
     shares = ranked.softmax(-1)
-    mass_before = shares.double().cumsum(-1) - shares
-    is_kept = (mass_before < rows.top_p[row]) & (shares >= rows.min_p[row] * shares[0])
+    is_kept = shares >= rows.min_p[row] * shares[0]
+    if top_p < 1:
+        is_kept &= shares.double().cumsum(-1) - shares < top_p
     is_kept[0] = True
     return ranked.masked_fill(~is_kept, -torch.inf)
 
 
 def _noise(ids: Tensor, rows: SampleRows, row: int) -> Tensor:
     seed = rows.seed[row]
-    counter = (rows.output_position[row], rows.sample_index[row], ids // 4, torch.zeros_like(ids))
+    position, sample = rows.output_position[row], rows.sample_index[row]
+    zero = torch.zeros_like(ids)
+    counter = (zero + position, zero + sample, ids // 4, zero)
     words = philox(counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
-    return gumbel(torch.stack(words).gather(0, (ids % 4)[None])[0])
+    return gumbel_(torch.stack(words).gather(0, (ids % 4)[None])[0].float())
 
 
 def _logprobs(logits: Tensor, token_id: int, count: int) -> _Logprobs:

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from kernels.case import Arguments, Case, normal
+from kernels.case import Arguments, Case, Tolerance, normal
 
 
 def _make(
@@ -21,15 +21,15 @@ def _make(
 
 
 # One exponential and three roundings in float32; half types round once.
-_FLOAT32 = {"atol": 1e-6, "rtol": 1e-5}
-_BFLOAT16 = {"atol": 1e-3, "rtol": 2.0**-7}
+_FLOAT32 = Tolerance(1e-6, 1e-5)
+_BFLOAT16 = Tolerance(1e-3, 2.0**-7)
 
 CASES = (
-    Case("one row", partial(_make, shape=(1, 8)), **_FLOAT32),
-    Case("no rows", partial(_make, shape=(0, 64)), **_FLOAT32),
-    Case("odd width", partial(_make, shape=(5, 333)), **_FLOAT32),
-    Case("strided rows", partial(_make, shape=(7, 96), stride=3), **_FLOAT32),
+    Case("one row", partial(_make, shape=(1, 8)), _FLOAT32),
+    Case("no rows", partial(_make, shape=(0, 64)), _FLOAT32),
+    Case("odd width", partial(_make, shape=(5, 333)), _FLOAT32),
+    Case("strided rows", partial(_make, shape=(7, 96), stride=3), _FLOAT32),
     # exp(-gate) overflows: the gate must go to 0 or to itself, not to NaN.
-    Case("saturated gates", partial(_make, shape=(4, 128), scale=1e4), **_FLOAT32),
-    Case("bfloat16", partial(_make, shape=(9, 256), dtype=torch.bfloat16), **_BFLOAT16),
+    Case("saturated gates", partial(_make, shape=(4, 128), scale=1e4), _FLOAT32),
+    Case("bfloat16", partial(_make, shape=(9, 256), dtype=torch.bfloat16), _BFLOAT16),
 )

@@ -15,7 +15,7 @@ pushed_seconds = counter(
 )
 quarantines = counter("quarantines_total", "Hand-offs whose blocks had to be set apart.")
 sequences = counter("sequences_total", "Sequences ended, by finish reason.", ("reason",))
-running = gauge("sequences", "Sequences that have not ended.")
+running = gauge("running_sequences", "Sequences that have not ended.")
 first_token_seconds = histogram(
     "first_token_seconds", "From submission to the first token.", ("mode",)
 )

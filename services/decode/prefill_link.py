@@ -125,9 +125,10 @@ class PrefillLink:
         """Says hello and learns the transport. Raises `BatonError`; then the link is of no use."""
         stub = prefill_pb2_grpc.PrefillServiceStub(self._channel)
         call = stub.Connect(self._requests())
+        frames = aiter(call)
         try:
             async with asyncio.timeout(HELLO_S):
-                first = await call.read()
+                first = await anext(frames, None)
         except TimeoutError:
             call.cancel()
             await self.close()
@@ -137,11 +138,11 @@ class PrefillLink:
         except grpc.aio.AioRpcError as error:
             await self.close()
             raise from_rpc_error(error) from error
-        if not isinstance(first, pb.PrefillConnectResponse):
+        if first is None:
             await self.close()
             raise WorkerLost(f"prefill worker {self.address} ended the stream at hello")
         self.transport, self._lock_name = first.hello.transport, first.hello.lock_name
-        self._tasks.append(asyncio.create_task(self._read_updates(call)))
+        self._tasks.append(asyncio.create_task(self._read_updates(frames)))
         if self.transport == "grpc":
             request = pb.StreamBlocksRequest(connection_id=self._hello.connection_id)
             # Bytes on a connection of their own: frames must not queue behind them.
@@ -191,7 +192,7 @@ class PrefillLink:
         self._break(WorkerLost(f"the link to prefill worker {self.worker_id} was closed"))
         for task in self._tasks:
             task.cancel()
-        await self._channel.close()
+        await self._channel.close(None)
 
     def _is_quiet(self, session: RemoteSession) -> bool:
         # Over a byte stream it is we who write. In shared memory the other side does: it says when
@@ -208,9 +209,9 @@ class PrefillLink:
                 frame.MergeFrom(part)
             yield frame
 
-    async def _read_updates(self, call: AsyncIterator[pb.PrefillConnectResponse]) -> None:
+    async def _read_updates(self, frames: AsyncIterator[pb.PrefillConnectResponse]) -> None:
         try:
-            async for frame in call:
+            async for frame in frames:
                 for update in frame.updates:
                     self._take(update)
             self._break(WorkerLost(f"prefill worker {self.worker_id} ended the stream"))
@@ -229,7 +230,7 @@ class PrefillLink:
         except grpc.aio.AioRpcError as error:
             self._break(WorkerLost(f"prefill worker {self.worker_id}: {error.details()}"))
         finally:
-            await channel.close()
+            await channel.close(None)
 
     def _take(self, update: pb.SessionUpdate) -> None:
         session = self._sessions.get(update.session_id)

@@ -1,10 +1,10 @@
-"""The gateway's heart: admits requests, has them placed, moves them when a worker is lost, and ends each once."""
+"""The gateway's heart: admits requests, has them placed, moves them, and ends each exactly once."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -91,8 +91,8 @@ class Core:
             await loop.run_in_executor(self._threads, text.encode, prompt, add_special_tokens)
         )
 
-    async def generate(self, command: GenerateCommand) -> AsyncIterator[Chunk | Final]:
-        """Chunks, then one `Final`; or raises a `BatonError`. Closing the iterator cancels the request."""
+    async def generate(self, command: GenerateCommand) -> AsyncGenerator[Chunk | Final, None]:
+        """Chunks, then one `Final`; or raises a `BatonError`. Closing it cancels the request."""
         self._admit()
         request: Request | None = None
         is_told = False

@@ -1,19 +1,47 @@
-"""The workers as this gateway sees them: records of all, a link to each decode worker."""
+"""The workers as this gateway sees them: what is known of all, a link to each decode worker."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
-from baton.registry.records import WorkerRecord
+from baton.policy.index import BlockIndex
+from baton.registry.records import LoadRecord, WorkerRecord
 from baton.request import Role
-from baton.rpc import logs
 from baton.rpc.channels import TlsFiles
 from services.gateway import metrics
 from services.gateway.links import DecodeLink, LinkEnd
+from services.gateway.models import Models
 
-log = logs.get_logger(__name__)
+OnWorker = Callable[[WorkerRecord], None]
+
+
+class Directory(Protocol):
+    """Who is there, how busy they are and what they cache; kept up to date in the background.
+
+    Calls back on the event loop for each worker that comes or goes. Other changes of a record only
+    show in `workers`.
+    """
+
+    workers: dict[str, WorkerRecord]
+    loads: dict[str, LoadRecord]
+    index: BlockIndex
+
+    @property
+    def staleness_s(self) -> float:
+        """How old the oldest of all this may be."""
+
+    async def start(self) -> None:
+        """Starts watching; returns after the first look."""
+
+    async def stop(self) -> None:
+        """Ends."""
+
+
+OpenDirectory = Callable[[OnWorker, OnWorker], Directory]
+"""Makes a directory that reports workers that come and go to these two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +53,19 @@ class DecodeWorker:
 
 
 class Fleet:
-    """Takes news of workers (`on_up`, `on_down`), keeps links, and tells who can take a request."""
+    """Keeps a link to each live decode worker and tells who can take a request."""
 
-    def __init__(self, gateway_id: str, tls: TlsFiles | None = None) -> None:
+    def __init__(
+        self,
+        gateway_id: str,
+        models: Models,
+        open_directory: OpenDirectory,
+        tls: TlsFiles | None = None,
+    ) -> None:
+        self.models = models
+        self.directory = open_directory(self._on_up, self._on_down)
         self._gateway_id = gateway_id
         self._tls = tls
-        self._records: dict[str, WorkerRecord] = {}
         self._links: dict[str, DecodeLink] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -38,47 +73,39 @@ class Fleet:
     @property
     def records(self) -> Iterable[WorkerRecord]:
         """All live workers."""
-        return self._records.values()
+        return self.directory.workers.values()
 
-    def on_up(self, record: WorkerRecord) -> None:
-        """A worker has come, or its record has changed."""
-        before = self._records.get(record.worker_id)
-        self._records[record.worker_id] = record
-        if record.role is Role.DECODE:
-            self._link(record, is_restarted=before is None or before.epoch != record.epoch)
-        log.info(
-            "worker is up",
-            worker_id=record.worker_id,
-            role=record.role.name,
-            address=record.address,
-            model=record.model,
-            is_draining=record.is_draining,
-        )
-        self._notify()
+    async def start(self) -> None:
+        """Begins to look for workers."""
+        metrics.registry_staleness.set_function(lambda: self.directory.staleness_s)
+        await self.directory.start()
 
-    def on_down(self, worker_id: str) -> None:
-        """A worker has left. What it still runs may end on its stream; nothing new goes there."""
-        record = self._records.pop(worker_id, None)
-        if record is None:
-            return
-        link = self._links.get(worker_id)
-        if link is not None:
-            link.retire()
-        log.info("worker is down", worker_id=worker_id, role=record.role.name)
-        self._notify()
+    async def stop(self) -> None:
+        """Ends all links and stops looking."""
+        await self.directory.stop()
+        links, self._links = list(self._links.values()), {}
+        await asyncio.gather(*(link.close() for link in links), *self._closing)
 
     def decode_workers(self, model: str) -> list[DecodeWorker]:
         """Decode workers of a model whose stream is up and that want new work, by id."""
-        workers = [
-            DecodeWorker(record, self._links[record.worker_id])
-            for record in self._of(model, Role.DECODE)
-            if record.worker_id in self._links
+        mine = [
+            record
+            for record in self.records
+            if record.role is Role.DECODE and record.model == model and not record.is_draining
         ]
-        return [worker for worker in workers if worker.link.is_usable]
+        return [
+            DecodeWorker(record, self._links[record.worker_id])
+            for record in sorted(mine, key=lambda record: record.worker_id)
+            if self._is_usable(record.worker_id)
+        ]
 
-    def prefill_workers(self, model: str) -> list[WorkerRecord]:
-        """Prefill workers of a model, by id."""
-        return self._of(model, Role.PREFILL)
+    def unreachable(self) -> set[str]:
+        """Decode workers whose stream is down; nothing is known here of roads to the others."""
+        return {
+            record.worker_id
+            for record in self.records
+            if record.role is Role.DECODE and not self._is_usable(record.worker_id)
+        }
 
     async def changed(self, seconds: float) -> None:
         """Returns at the next change of workers or links, or when the time is over."""
@@ -88,24 +115,27 @@ class Fleet:
         except TimeoutError:
             return
 
-    async def close(self) -> None:
-        """Ends all links."""
-        links, self._links = list(self._links.values()), {}
-        await asyncio.gather(*(link.close() for link in links), *self._closing)
+    def _on_up(self, record: WorkerRecord) -> None:
+        self.models.note(record)
+        if record.role is Role.DECODE:
+            self._link(record)
+        self._notify()
 
-    def _of(self, model: str, role: Role) -> list[WorkerRecord]:
-        found = [
-            record
-            for record in self._records.values()
-            if record.role is role and record.model == model and not record.is_draining
-        ]
-        return sorted(found, key=lambda record: record.worker_id)
+    def _on_down(self, record: WorkerRecord) -> None:
+        # What the worker still runs may end on its stream; nothing new goes there.
+        link = self._links.get(record.worker_id)
+        if link is not None:
+            link.retire()
+        self._notify()
 
-    def _link(self, record: WorkerRecord, *, is_restarted: bool) -> None:
+    def _is_usable(self, worker_id: str) -> bool:
+        link = self._links.get(worker_id)
+        return link is not None and link.is_usable
+
+    def _link(self, record: WorkerRecord) -> None:
         link = self._links.get(record.worker_id)
         if link is not None and link.address == record.address and link.revive():
-            if is_restarted:
-                link.hurry()
+            link.hurry()
             return
         if link is not None:
             self._close_later(link)

@@ -1,4 +1,4 @@
-"""The way to one decode worker: a stream that carries all of its requests and comes back when it breaks."""
+"""The way to one decode worker: a stream that carries all requests and comes back when broken."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ class LinkEnd:
 class DecodeLink:
     """One bidirectional stream to a decode worker. Usable while `is_up`; reconnects by itself.
 
-    `submit` and `cancel` return at once: what they leave is written by one task, at once when the stream is
-    idle and as one frame when a write is under way.
+    `submit` and `cancel` return at once: what they leave is written by one task, at once when the
+    stream is idle and as one frame when a write is under way.
     """
 
     def __init__(self, end: LinkEnd, on_change: Callable[[DecodeLink], None]) -> None:
@@ -123,7 +123,7 @@ class DecodeLink:
         return len(self._sinks)
 
     def submit(self, submission: Submission, sink: Sink) -> int:
-        """Sends a submission; its news go to `sink` until `forget`. Raises `WorkerLost` when not up."""
+        """Sends a submission; its news go to `sink` until `forget`. `WorkerLost` when it is down."""
         if not self.is_up:
             raise WorkerLost(f"decode worker {self.worker_id} at {self.address} is not connected")
         self._last_handle += 1
@@ -148,7 +148,7 @@ class DecodeLink:
         self._hurry.set()
 
     def retire(self) -> None:
-        """Takes no new submissions; closes once the running ones have ended or the stream breaks."""
+        """Takes nothing new; closes once the running submissions have ended or it breaks."""
         self.is_retired = True
         if not self._sinks or not self.is_up:
             self._task.cancel()
@@ -183,7 +183,7 @@ class DecodeLink:
             self._is_closed = True
             self._break("the gateway closed it")
             self._on_change(self)
-            await self._channel.close()
+            await self._channel.close(None)
 
     async def _pause(self, seconds: float) -> None:
         self._hurry.clear()
@@ -199,17 +199,18 @@ class DecodeLink:
     async def _connect_and_carry(self) -> str:
         """One life of the stream; returns why it ended."""
         call = stubs.DecodeServiceStub(self._channel).Connect()
+        frames = aiter(call)
         writer: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 await call.write(pb.DecodeConnectRequest(gateway_id=self._gateway_id))
-                first = await call.read()
-            if first is grpc.aio.EOF:
-                return "the worker ended the stream"
+                first = await anext(frames)
             writer = asyncio.create_task(self._write_frames(call))
             self._greet(first)
-            while (frame := await call.read()) is not grpc.aio.EOF:
+            async for frame in frames:
                 self._deliver(frame)
+        except StopAsyncIteration:
+            return "the worker ended the stream before it began"
         except TimeoutError:
             return f"no first frame within {HANDSHAKE_SECONDS:g} s"
         except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:

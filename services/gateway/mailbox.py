@@ -1,4 +1,4 @@
-"""What a request's client has not taken yet: one merged chunk per sample, however far the client is behind."""
+"""What a request's client has not taken yet: one merged chunk per sample, however much it is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.gateway.types import Chunk
 
 
 class Mailbox:
-    """Filled by links, emptied by one reader. Holds at most one chunk per sample, so a slow client costs no queue."""
+    """Filled by links, emptied by one reader; at most one chunk per sample, never a queue."""
 
     def __init__(self) -> None:
         self._pending: dict[int, _Merged] = {}

@@ -32,12 +32,12 @@ class _Known:
 
 
 class Models:
-    """Remembers every model that a worker named, and loads its tokeniser once, off the event loop."""
+    """Remembers every model that a worker named; loads its tokeniser once, off the event loop."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self._known: dict[str, _Known] = {}
-        self._texts: dict[str, asyncio.Task[ModelText]] = {}
+        self._texts: dict[Path, asyncio.Task[ModelText]] = {}
 
     @property
     def names(self) -> list[str]:
@@ -53,7 +53,7 @@ class Models:
         known.path = record.labels.get(PATH_LABEL, known.path)
 
     def pick(self, name: str, records: Iterable[WorkerRecord]) -> str | None:
-        """The model that a request means; None while no worker has ever come. Raises `UnknownModel`."""
+        """The model that a request means; None while no worker has ever come; or `UnknownModel`."""
         if not self._known:
             return None
         if name in self._known:
@@ -87,18 +87,25 @@ class Models:
         )
 
     async def text(self, name: str) -> ModelText:
-        """A known model's text side. Raises `ModelError` when no folder with it can be read here."""
-        task = self._texts.get(name)
+        """A known model's text side. Raises `ModelError` when no folder of it can be read here."""
+        return await self._load(self._find_folder(name))
+
+    async def preload(self) -> None:
+        """Loads the folder given, if any, before the first request. Raises `ModelError`."""
+        if self._folder is not None:
+            await self._load(self._folder)
+
+    async def _load(self, folder: Path) -> ModelText:
+        task = self._texts.get(folder)
         if task is None:
-            folder = self._find_folder(name)
             task = asyncio.create_task(asyncio.to_thread(load_text, folder))
-            self._texts[name] = task
-            log.info("loading tokenizer", model=name, folder=str(folder))
+            self._texts[folder] = task
+            log.info("loading tokenizer", folder=str(folder))
         try:
             # Shielded: one client that leaves must not take the others' tokeniser with it.
             return await asyncio.shield(task)
         except ModelError:
-            self._texts.pop(name, None)
+            self._texts.pop(folder, None)
             raise
 
     def _find_folder(self, name: str) -> Path:
@@ -114,5 +121,5 @@ class Models:
                 return folder
         tried = ", ".join(str(folder) for folder in candidates) or "none"
         raise ModelError(
-            f"no readable folder for model {name!r} (tried: {tried}); start the gateway with --model"
+            f"no readable folder of model {name!r} (tried: {tried}); start the gateway with --model"
         )

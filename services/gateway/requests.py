@@ -19,7 +19,7 @@ from services.gateway.traces import RequestTrace
 from services.gateway.types import Chunk, Final, GenerateCommand
 
 LINGER_SECONDS = 1.0
-"""How long the end of a request waits for a worker's timings of a sample that a stop string ended."""
+"""How long a request's end waits for the timings of a sample that a stop string ended."""
 
 
 class Keeper(Protocol):
@@ -86,8 +86,8 @@ class Attempt:
 class Request:
     """A request from admission to its one end: a `Final` or an error.
 
-    Everything but reading `mailbox` happens in calls that do not wait, so there is no order of events in which two
-    ends could be told.
+    Everything but reading `mailbox` happens in calls that do not wait, so there is no order of
+    events in which two ends could be told.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Request:
         self._attempts: set[Attempt] = set()
         self._is_over = False
         loop = asyncio.get_running_loop()
-        self._alarm = loop.call_later(max(self.deadline - now, 0.0), self._time_is_up)
+        self._alarm = loop.call_later(max(self.deadline - now, 0.0), self.expire)
         self._linger: asyncio.TimerHandle | None = None
 
     @property
@@ -122,10 +122,17 @@ class Request:
         """Tokens of all samples."""
         return sum(len(sample.token_ids) for sample in self.samples)
 
+    @property
+    def num_cached_tokens(self) -> int:
+        """Prompt tokens that were not computed for this request."""
+        return min(map(self._num_cached, self.samples))
+
     def begin(self, attempt: Attempt, submission: Submission) -> None:
         """Sends samples to a worker. Raises `WorkerLost` if its link is down."""
         attempt.begin(submission)
         self._attempts.add(attempt)
+        for index in attempt.open:
+            self.samples[index].worker_id = attempt.worker_id
         self.trace.submitted(attempt.worker_id)
 
     def on_delta(self, attempt: Attempt, delta: Delta) -> None:
@@ -142,11 +149,10 @@ class Request:
             attempt.leave(sample.index)
             self._keeper.on_trouble(self, sample, trouble)
         elif delta.end is not None:
-            self._keep_timings(sample, attempt, delta.end)
+            self._keep_timings(sample, delta.end)
             self.close(sample)
         elif sample.is_finished:
             attempt.cancel(sample.index)
-            sample.worker_id = attempt.worker_id
         self._wait_a_little()
 
     def on_lost(self, attempt: Attempt, indices: Iterable[int], error: BatonError) -> None:
@@ -181,6 +187,13 @@ class Request:
             self.failure = error
             self._end(error)
 
+    def expire(self) -> None:
+        """The deadline has come."""
+        if all(sample.is_finished for sample in self.samples):
+            self._end(None)
+        else:
+            self.fail(self._deadline_exceeded())
+
     def abandon(self) -> None:
         """Ends whatever still runs: the client has all it wanted, or has left."""
         self._end(None)
@@ -193,7 +206,7 @@ class Request:
             model=self.command.model,
             num_prompt_tokens=len(self.command.token_ids),
             num_output_tokens=self.num_output_tokens,
-            num_cached_tokens=min(map(self._num_cached, self.samples)),
+            num_cached_tokens=self.num_cached_tokens,
             samples=tuple(sample.summary() for sample in self.samples),
             ttft_us=_microseconds(self.first_write_at - self.arrived_at),
             total_us=_microseconds(now - self.arrived_at),
@@ -215,8 +228,7 @@ class Request:
             return self._deadline_exceeded()
         return WorkerLost("a decode worker cancelled a sample that nobody had cancelled")
 
-    def _keep_timings(self, sample: Sample, attempt: Attempt, end: End) -> None:
-        sample.worker_id = attempt.worker_id
+    def _keep_timings(self, sample: Sample, end: End) -> None:
         sample.timings = end.timings
         if end.timings.prefill_mode is PrefillMode.FALLBACK:
             self.trace.event("prefill fell back")
@@ -234,12 +246,6 @@ class Request:
         if is_due and all(sample.is_finished for sample in self.samples):
             loop = asyncio.get_running_loop()
             self._linger = loop.call_later(LINGER_SECONDS, self._end, None)
-
-    def _time_is_up(self) -> None:
-        if all(sample.is_finished for sample in self.samples):
-            self._end(None)
-        else:
-            self.fail(self._deadline_exceeded())
 
     def _deadline_exceeded(self) -> DeadlineExceeded:
         return DeadlineExceeded(

@@ -52,9 +52,7 @@ class _Voice:
     def _may_stop(self) -> bool:
         return self._num_tokens >= self._min_tokens
 
-    def _say_one_by_one(
-        self, detokenizer: IncrementalDetokenizer, token_ids: list[int]
-    ) -> _Spoken:
+    def _say_one_by_one(self, detokenizer: IncrementalDetokenizer, token_ids: list[int]) -> _Spoken:
         # So that how many tokens count does not depend on how frames were cut.
         parts: list[str] = []
         for position, token_id in enumerate(token_ids, start=1):
@@ -72,8 +70,8 @@ class _Voice:
 class Sample:
     """What the gateway knows of one sample. It outlives the workers that draw it.
 
-    A sample is *finished* when the client has been told its end, and *closed* when the worker has no more to say
-    about it (or is not waited for): then its timings are what they will be.
+    A sample is *finished* when the client has been told its end, and *closed* when the worker has
+    no more to say about it (or is not waited for): then its timings are what they will be.
     """
 
     def __init__(self, index: int, text: ModelText, command: GenerateCommand) -> None:
@@ -93,7 +91,7 @@ class Sample:
         if not command.sampling.ignore_eos:
             self._stop_ids |= frozenset(text.eos_token_ids)
         self._unsaid: list[int] = []
-        """A token that may turn out to be the stop token: counted, but without text until the next one comes."""
+        """A token that may be the stop token: counted, but silent until the next one comes."""
 
     @property
     def is_finished(self) -> bool:
@@ -107,7 +105,7 @@ class Sample:
         reason = delta.end.reason if delta.end is not None else None
         words = self._words(delta.token_ids, reason)
         spoken = self._voice.say(words)
-        # Tokens behind the one that completed a stop string never were; one left unsaid was counted already.
+        # Tokens behind the one that completed a stop string never were; unsaid ones are counted.
         num_kept = len(delta.token_ids) - (len(words) - spoken.num_tokens)
         if spoken.stop_string:
             num_kept -= len(self._unsaid)
@@ -122,7 +120,7 @@ class Sample:
         return chunk if chunk.token_ids else None
 
     def end_alone(self, context_len: int) -> Chunk | None:
-        """Ends a sample whose worker went away between the last token and the word that it was the last."""
+        """Ends a sample whose worker was lost between the last token and the news of its end."""
         chunk = Chunk(self.index, "", ())
         if self._unsaid:
             return self._end(chunk, FinishReason.STOP)

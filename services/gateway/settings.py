@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field
+from pydantic import model_validator as validates_model
 from pydantic_settings import SettingsConfigDict
 
 from baton.rpc.settings import Address, Addresses, OptionalAddress, ServiceSettings
@@ -32,5 +33,15 @@ class Settings(ServiceSettings):
     """Longest time a request may take, and what it gets when it asks for none."""
     worker_wait_seconds: Annotated[float, Field(ge=0)] = 10.0
     """How long a request waits for a live decode worker."""
+    remote_prefill: bool = True
+    """Have prefill workers compute long prompts."""
+    remote_prefill_tokens: Annotated[int, Field(ge=0)] = 64
+    """More uncached prompt tokens than this are computed by a prefill worker."""
     max_migrations: Annotated[int, Field(ge=0)] = 3
     """How often one sample may move to another decode worker."""
+
+    @validates_model(mode="after")
+    def _knows_where_workers_are(self) -> Self:
+        if not self.redis_url and not self.decode:
+            raise ValueError("no decode worker can be found: give --redis-url or --decode")
+        return self

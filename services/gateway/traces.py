@@ -10,7 +10,7 @@ from services.gateway.types import GenerateCommand
 
 
 class RequestTrace:
-    """`gateway.request` and what lies below it: tokenize, route, first_token. Free when nothing is exported."""
+    """`gateway.request`, and below it tokenize, route, first_token. Free when none is exported."""
 
     def __init__(self, command: GenerateCommand, arrived_at: float) -> None:
         arrived_ns = time.time_ns() - round((time.monotonic() - arrived_at) * 1e9)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -100,5 +100,5 @@ class Gateway(Protocol):
     ) -> tuple[int, ...]:
         """Tokenises off the event loop; a rendered chat carries its special tokens already."""
 
-    def generate(self, command: GenerateCommand) -> AsyncIterator[Chunk | Final]:
-        """Chunks, then one `Final`; or raises a `BatonError`. Closing the iterator cancels the request."""
+    def generate(self, command: GenerateCommand) -> AsyncGenerator[Chunk | Final, None]:
+        """Chunks, then one `Final`; or raises a `BatonError`. Closing it cancels the request."""

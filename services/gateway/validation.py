@@ -155,6 +155,11 @@ def _check_envelope(fields: GenerateFields, refusal: _Refusal) -> None:
     refusal.unless_within("sample_count", fields.sample_count, 0, MAX_SAMPLES)
     refusal.unless_within("priority", fields.priority, -MAX_PRIORITY, MAX_PRIORITY)
     refusal.if_longer("request_id", len(fields.request_id), MAX_REQUEST_ID_LEN, "characters")
+    # Ids travel in headers and log lines.
+    if not all("!" <= character <= "~" for character in fields.request_id):
+        raise refusal.of(
+            "request_id", f"is {fields.request_id!r}; only printable ASCII without spaces is allowed"
+        )
     refusal.if_longer("cache_salt", len(fields.cache_salt), MAX_CACHE_SALT_LEN, "characters")
     if not fields.timeout_s >= 0:
         raise refusal.of("timeout_s", f"is {fields.timeout_s}; it must not be negative")

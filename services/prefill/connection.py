@@ -16,7 +16,7 @@ from baton.transfer.push import Pusher
 from baton.v1 import prefill_pb2 as pb
 from baton.worker.fetch import BlockFetcher
 from baton.worker.host import EngineHost
-from services.prefill.session import PrefillSession, SessionPlan
+from services.prefill.session import News, PrefillSession, SessionPlan
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,13 @@ class Connection:
 
     def deliver(self, output: StepOutput) -> None:
         """Passes the engine's news on to the sessions they belong to."""
-        for news in (*output.reserved, *output.progress, *output.tokens, *output.finished):
+        all_news: tuple[News, ...] = (
+            *output.reserved,
+            *output.progress,
+            *output.tokens,
+            *output.finished,
+        )
+        for news in all_news:
             running = self._running.get(news.sequence_id)
             if running:
                 running.session.tell(news)

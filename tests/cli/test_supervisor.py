@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import standin
+
 from baton.cli.errors import ProcessFailed
 from baton.cli.ports import PortPicker
 from baton.cli.supervisor import Patience, State, Supervisor
@@ -248,8 +250,6 @@ def test_children_end_with_a_killed_parent(stage, tmp_path):
         "asyncio.run(main())\n"
     )
     root = Path(__file__).resolve().parents[2]
-    import subprocess
-
     parent = subprocess.Popen(
         [sys.executable, str(script)],
         stdout=subprocess.PIPE,

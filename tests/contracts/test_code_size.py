@@ -52,9 +52,7 @@ def print_worst(title: str, sizes: dict[str, int]) -> None:
 
 
 def test_no_module_is_longer_than_its_ceiling():
-    sizes = {
-        str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in modules()
-    }
+    sizes = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in modules()}
     print_worst("longest modules", sizes)
 
     too_long = {

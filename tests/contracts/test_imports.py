@@ -69,7 +69,7 @@ def test_service_loads_no_other_service(service):
 
 @pytest.mark.parametrize("name", ["baton", "kernels", "services", "tools"])
 def test_our_packages_are_found_inside_the_repository(name):
-    # A published distribution is also called `kernels`; installed over ours it would win in silence.
+    # A published distribution is called `kernels` too; installed over ours it wins in silence.
     spec = importlib.util.find_spec(name)
 
     assert spec is not None

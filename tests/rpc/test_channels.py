@@ -11,11 +11,11 @@ from typing import Any
 
 import grpc
 import pytest
+from example_service import Example, Settings
 
 from baton.rpc.channels import MAX_MESSAGE_BYTES, TlsFiles, open_channel
 from baton.rpc.serve import Process
 from baton.v1 import kvstore_pb2, kvstore_pb2_grpc
-from tests.rpc.example import Example, Settings
 
 
 async def started(settings: Settings) -> Process:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 import pytest
+from example_service import NAMES, Example, Settings
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
+from service_process import ServiceProcess
 
 from baton.errors import InvalidRequest
 from baton.rpc.channels import open_channel
 from baton.rpc.serve import Process
 from baton.v1 import decode_pb2_grpc, kvstore_pb2, kvstore_pb2_grpc
-from tests.rpc.example import NAMES, Example, Settings
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -265,7 +263,7 @@ async def test_the_advertised_address_is_one_that_others_can_use(
 CHILD = """
 import sys
 from baton.rpc.serve import launch
-from tests.rpc.example import Example, Settings
+from example_service import Example, Settings
 
 async def build(process, settings):
     Example().register(process)
@@ -274,87 +272,63 @@ sys.exit(launch("example", Settings, build))
 """
 
 
-class Child:
-    """The example as a process of its own."""
-
-    def __init__(self, *flags: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, "--log-format", "json", *flags],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def lines_until(self, event: str) -> list[str]:
-        """Log lines up to the event."""
-        lines: list[str] = []
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            lines.append(line)
-            if f'"event": "{event}"' in line:
-                return lines
-        raise AssertionError(f"no {event!r} in {lines}")
-
-    def __enter__(self) -> Child:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-
-def address_in(line: str) -> str:
-    return line.partition('"address": "')[2].partition('"')[0]
+def example(*flags: str) -> ServiceProcess:
+    return ServiceProcess("-c", CHILD, *flags)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_the_process_and_ends_it_with_code_0(number: signal.Signals) -> None:
-    with Child() as child:
-        address = address_in(child.lines_until("ready")[-1])
-        with grpc.insecure_channel(address) as channel:
+    with example() as child:
+        with grpc.insecure_channel(child.address) as channel:
             stub = kvstore_pb2_grpc.KvStoreServiceStub(channel)
             answer = stub.FindMissing(kvstore_pb2.FindMissingRequest(), timeout=5)
-
-        child.process.send_signal(number)
-        lines = child.lines_until("stopped")
+        child.signal(number)
+        code = child.wait()
 
         assert answer.missing == [7]
-        assert child.process.wait(5) == 0
-        assert any("draining" in line for line in lines)
+        assert code == 0
+        assert child.wait_for("draining")
+        assert '"event": "stopped"' in child.output.splitlines()[-1]
+
+
+def test_ready_is_the_last_line_of_the_start() -> None:
+    with example("--metrics-listen", "127.0.0.1:0") as child:
+        ready = child.wait_for("ready")
+
+        assert '"event": "ready"' in child.lines[-1]
+        assert not ready["address"].endswith(":0")
+        assert not ready["metrics"].endswith(":0")
 
 
 def test_a_second_signal_ends_the_process_at_once() -> None:
-    with Child("--grace-seconds", "60") as child:
-        address = address_in(child.lines_until("ready")[-1])
-        with grpc.insecure_channel(address) as channel:
+    with example("--grace-seconds", "60") as child:
+        with grpc.insecure_channel(child.address) as channel:
             stub = kvstore_pb2_grpc.KvStoreServiceStub(channel)
             call = stub.GetStats.future(kvstore_pb2.GetStatsRequest(), timeout=60)
             # Waits until the call is inside: a later one on the same connection has been answered.
             stub.FindMissing(kvstore_pb2.FindMissingRequest(), timeout=5)
-            child.process.send_signal(signal.SIGTERM)
-            child.lines_until("draining")
-            began = time.monotonic()
-            child.process.send_signal(signal.SIGTERM)
-
-            assert child.process.wait(5) == 128 + signal.SIGTERM
-            assert time.monotonic() - began < 5
+            child.signal(signal.SIGTERM)
+            child.wait_for("draining")
+            child.signal(signal.SIGTERM)
+            code = child.wait(5)
             call.cancel()
+
+    assert code == 128 + signal.SIGTERM
 
 
 def test_a_bad_flag_ends_a_service_with_code_2_and_no_traceback() -> None:
-    with Child("--grace-seconds", "soon") as child:
-        _, shown = child.process.communicate(timeout=20)
+    with example("--grace-seconds", "soon") as child:
+        code = child.wait()
 
-        assert child.process.returncode == 2
-        assert "--grace-seconds is 'soon'" in shown
-        assert "Traceback" not in shown
+        assert code == 2
+        assert "--grace-seconds is 'soon'" in child.output
+        assert "Traceback" not in child.output
 
 
 def test_a_taken_address_ends_a_service_with_code_1_and_a_sentence() -> None:
-    with Child() as first:
-        address = address_in(first.lines_until("ready")[-1])
-        with Child("--listen", address) as second:
-            _, shown = second.process.communicate(timeout=20)
+    with example() as first, example("--listen", first.address) as second:
+        code = second.wait()
 
-        assert second.process.returncode == 1
-        assert f"cannot listen on {address}" in shown
-        assert "Traceback" not in shown
+        assert code == 1
+        assert f"cannot listen on {first.address}" in second.output
+        assert "Traceback" not in second.output

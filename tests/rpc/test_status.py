@@ -8,13 +8,13 @@ from typing import Any
 
 import grpc
 import pytest
+from example_service import Example, Settings
 
 from baton import errors
 from baton.rpc.channels import open_channel
 from baton.rpc.serve import Process
 from baton.rpc.status import from_rpc_error
 from baton.v1 import kvstore_pb2, kvstore_pb2_grpc
-from tests.rpc.example import Example, Settings
 
 
 @pytest.fixture

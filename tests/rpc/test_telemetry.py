@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import timeit
 from collections.abc import Iterator
 
 import pytest
+from otlp_sink import OtlpSink
 
 from baton.rpc import telemetry
 from baton.rpc.telemetry import TraceContext
-from tests.support.otlp_sink import OtlpSink
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN_ID = "00f067aa0ba902b7"
@@ -93,7 +94,12 @@ def test_without_an_endpoint_the_sdk_is_not_loaded() -> None:
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )
 
-    assert subprocess.run([sys.executable, "-c", program], env={}).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", program], env={"PYTHONPATH": os.pathsep.join(sys.path)}
+        ).returncode
+        == 0
+    )
 
 
 def test_a_span_arrives_below_its_parent(sink: OtlpSink) -> None:

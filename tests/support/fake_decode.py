@@ -1,4 +1,4 @@
-"""A decode worker without an engine: real sockets and frames, scripted tokens, every step on command."""
+"""A decode worker without an engine: real sockets and frames, scripted tokens, steps on command."""
 
 from __future__ import annotations
 
@@ -133,6 +133,9 @@ class FakeDecode(decode_pb2_grpc.DecodeServiceServicer, worker_pb2_grpc.WorkerSe
         self.gate.set()
         self.break_after: int | None = None
         """Ends the stream after this many scripted frames."""
+        self.ignores_cancels = False
+        self.end_timings = SequenceTimings()
+        """Told with the end that follows a cancel."""
         self.snapshot: tuple[bytes, int] = (b"", 0)
         self.submissions: list[Submitted] = []
         self.connections: list[Connection] = []
@@ -208,9 +211,13 @@ class FakeDecode(decode_pb2_grpc.DecodeServiceServicer, worker_pb2_grpc.WorkerSe
 
     async def _cancel(self, submission: Submitted, sample: int | None) -> None:
         submission.cancels.append(sample)
+        if self.ignores_cancels:
+            return
         for index in submission.samples if sample is None else [sample]:
             if index not in submission.ended:
-                await submission.send(sample=index, end=FinishReason.CANCELLED)
+                await submission.send(
+                    sample=index, end=FinishReason.CANCELLED, timings=self.end_timings
+                )
 
     async def _play(self, submission: Submitted, script: Script) -> None:
         """One token of every sample per frame, as an engine's steps make them."""
@@ -226,7 +233,9 @@ class FakeDecode(decode_pb2_grpc.DecodeServiceServicer, worker_pb2_grpc.WorkerSe
                 stops = token in sampling.stop_token_ids
                 end = FinishReason.STOP if stops else FinishReason.LENGTH if is_last else None
                 deltas.append(
-                    submission.delta([token], sample=index, end=end, timings=self._timings(submission))
+                    submission.delta(
+                        [token], sample=index, end=end, timings=self._timings(submission)
+                    )
                 )
             done += 1
             await submission.connection.send(*deltas)

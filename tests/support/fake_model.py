@@ -1,7 +1,8 @@
 """A model whose next token depends on every key and value that it reads back from the arena.
 
-Each token's value is a hash of the token and of the value *read from the block before it*; the logits are a hash of
-everything the block table leads to. A wrong block, slot, order, or stale content changes the output.
+Each token's value is a hash of the token and of the value *read from the slot before it*; the
+logits are a hash of everything the block table leads to. A wrong block, slot, order, or stale
+content changes the output.
 """
 
 from __future__ import annotations
@@ -150,10 +151,11 @@ def spec_of(
 
 
 def expected(spec: SequenceSpec, context_len: int = 256) -> tuple[list[int], FinishReason]:
-    """What an engine must draw for a spec, and why it ends: from the definition, one token at a time."""
+    """What an engine must draw for a spec, and why it ends, by definition: token by token."""
     tokens, drawn = list(spec.token_ids), []
     sampling = spec.sampling
     stops = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else (EOS_ID,))}
+    stops &= set(range(VOCAB_SIZE))
     while True:
         num_output = len(tokens) - spec.prompt_len
         if num_output >= sampling.max_tokens or len(tokens) >= context_len:
@@ -223,3 +225,27 @@ def run_until_idle(engine: Engine, collected: Collected | None = None) -> Collec
             return collected
         collected.take(engine.step())
     raise AssertionError("the engine did not come to rest in 5000 steps")
+
+
+def write_kv(
+    arena: Arena, block_ids: Iterable[int], token_ids: Iterable[int], start: int = 0
+) -> None:
+    """Writes what the model would have written for the tokens from `start` on."""
+    blocks, size, value = list(block_ids), arena.layout.block_size, 0
+    for position, token_id in enumerate(token_ids):
+        value = chain(value, token_id, position)
+        if position >= start:
+            block, offset = blocks[position // size], position % size
+            arena.tensor[block, 0, 0, 0, offset] = torch.tensor([token_id, position])
+            arena.tensor[block, 0, 1, 0, offset] = torch.tensor([value, position])
+
+
+def holds_kv(arena: Arena, block_ids: Iterable[int], token_ids: Iterable[int]) -> bool:
+    """Whether blocks hold what the model writes for these tokens."""
+    tokens = list(token_ids)
+    found = _read(np.array(list(block_ids), dtype=np.int32), len(tokens), arena.tensor.numpy())
+    values, value = [], 0
+    for position, token_id in enumerate(tokens):
+        value = chain(value, token_id, position)
+        values.append(value)
+    return found.tolist() == [tokens, list(range(len(tokens))), values]

@@ -1,6 +1,6 @@
 """A process that only pretends: answers PING, and lives and dies as its flags say.
 
-Events (start, term, end) go to a file, one per line, so that tests can see the order over several processes.
+Events (start, term, end) go to a file, one per line, so that tests can see their order.
 """
 
 from __future__ import annotations

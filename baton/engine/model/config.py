@@ -46,7 +46,7 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """What the model's makers advise for sampling; names and neutral values are those of `SamplingParams`."""
+    """What the model's makers advise; names and neutral values are those of `SamplingParams`."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -84,14 +84,17 @@ class ModelConfig:
 
 
 def read_config(folder: str | Path) -> ModelConfig:
-    """The model's facts from `config.json` and `generation_config.json`; ModelError if it cannot be served."""
+    """The facts in `config.json` and `generation_config.json`; ModelError if unsupported."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise ModelError(f"the model folder {folder} does not exist; give a Hugging Face model folder")
+        raise ModelError(
+            f"the model folder {folder} does not exist; give a Hugging Face model folder"
+        )
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(
-            f"the model folder {folder} has no config.json; give a folder downloaded from Hugging Face"
+            f"the model folder {folder} has no config.json;"
+            " give a folder downloaded from Hugging Face"
         )
     raw = _Raw(_read_json(path))
     generation_path = folder / "generation_config.json"
@@ -110,23 +113,24 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 class _Raw:
-    """config.json with checked access: a wrong type is a sentence, not a traceback."""
+    """A JSON file with checked access: a wrong type is a sentence, not a traceback."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], file: str = "config.json") -> None:
         self.values = values
+        self._file = file
 
     def count(self, name: str, default: int | None = None) -> int:
         value = self.values.get(name)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ModelError(f"config.json: {name} must be a positive integer, not {value!r}")
+            raise ModelError(f"{self._file}: {name} must be a positive integer, not {value!r}")
         return value
 
     def number(self, name: str, default: float) -> float:
         value = self.values.get(name)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ModelError(f"config.json: {name} must be a number, not {value!r}")
+            raise ModelError(f"{self._file}: {name} must be a number, not {value!r}")
         return float(value)
 
     def flag(self, name: str) -> bool:
@@ -175,7 +179,9 @@ def _architecture(values: Mapping[str, Any]) -> str:
         found = by_type.get(str(values.get("model_type")), str(values.get("model_type")))
     if found not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise ModelError(f"config.json: the architecture {found} is not supported; supported: {known}")
+        raise ModelError(
+            f"config.json: the architecture {found} is not supported; supported: {known}"
+        )
     return found
 
 
@@ -183,8 +189,9 @@ def _refuse_unsupported(values: Mapping[str, Any]) -> None:
     activation = values.get("hidden_act", "silu")
     if activation != "silu":
         raise ModelError(f"config.json: hidden_act {activation} is not supported; supported: silu")
-    if values.get("quantization_config"):
-        method = values["quantization_config"].get("quant_method", "unknown")
+    quantization = values.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method", "an unknown method")
         known = ", ".join(DTYPES)
         raise ModelError(
             f"config.json: weights quantized by {method} are not supported; supported: {known}"
@@ -198,18 +205,24 @@ def _check_heads(config: ModelConfig) -> None:
             f" num_key_value_heads {config.num_kv_heads}"
         )
     if config.head_dim % 2:
-        raise ModelError(f"config.json: head_dim {config.head_dim} is odd; rotation needs an even one")
+        raise ModelError(
+            f"config.json: head_dim {config.head_dim} is odd; rotation needs an even one"
+        )
 
 
 def _rope(raw: _Raw) -> RopeConfig:
     """Both forms: `rope_parameters` (transformers 5), or `rope_theta` beside `rope_scaling` (4)."""
     parameters = raw.values.get("rope_parameters") or raw.values.get("rope_scaling") or {}
     if not isinstance(parameters, dict) or any(isinstance(v, dict) for v in parameters.values()):
-        raise ModelError("config.json: rope parameters per layer type are not supported; give one set")
+        raise ModelError(
+            "config.json: rope parameters per layer type are not supported; give one set"
+        )
     rope_type = str(parameters.get("rope_type") or parameters.get("type") or "default")
     if rope_type not in ROPE_TYPES:
         known = ", ".join(ROPE_TYPES)
-        raise ModelError(f"config.json: the rope type {rope_type} is not supported; supported: {known}")
+        raise ModelError(
+            f"config.json: the rope type {rope_type} is not supported; supported: {known}"
+        )
     partial = parameters.get("partial_rotary_factor", raw.values.get("partial_rotary_factor"))
     if partial not in (None, 1):
         raise ModelError(
@@ -239,7 +252,9 @@ def _context_len(raw: _Raw, model_type: str) -> int:
     if window is None or window >= longest:
         return longest
     _log.warning(
-        "the model's attention slides over %d tokens: its context of %d is cut to that", window, longest
+        "the model's attention slides over %d tokens: its context of %d is cut to that",
+        window,
+        longest,
     )
     return window
 
@@ -282,13 +297,11 @@ def _generation_defaults(values: Mapping[str, Any]) -> GenerationDefaults:
     """The advice of a folder that samples; neutral values otherwise."""
     if not values.get("do_sample"):
         return GenerationDefaults()
-    neutral = GenerationDefaults()
+    raw = _Raw(values, "generation_config.json")
     return GenerationDefaults(
-        temperature=float(values.get("temperature") or neutral.temperature),
-        top_p=float(values.get("top_p") or neutral.top_p),
-        top_k=int(values.get("top_k") or neutral.top_k),
-        min_p=float(values.get("min_p") or neutral.min_p),
-        repetition_penalty=float(
-            values.get("repetition_penalty") or neutral.repetition_penalty
-        ),
+        temperature=raw.number("temperature", 1.0),
+        top_p=raw.number("top_p", 1.0),
+        top_k=int(raw.number("top_k", 0)),
+        min_p=raw.number("min_p", 0.0),
+        repetition_penalty=raw.number("repetition_penalty", 1.0),
     )

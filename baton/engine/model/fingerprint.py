@@ -18,10 +18,11 @@ _IRRELEVANT = ("context_len", "dtype", "eos_token_ids", "generation_defaults")
 
 
 def fingerprint(config: ModelConfig, files: Iterable[Path]) -> str:
-    """BLAKE2b-128 over the config's facts that change a computation and over the weight files' bytes.
+    """BLAKE2b-128 over the facts that change a computation and over the weight files' bytes.
 
-    A file up to 64 MB is read whole. Of a larger one its size, its header (names, dtypes, shapes) and 64
-    megabytes spread over it are read: start-up stays fast, but a change between the samples goes unnoticed.
+    A file up to 64 MB is read whole. Of a larger one its size, its header (names, dtypes, shapes)
+    and 64 megabytes spread over it are read: start-up stays fast, but a change between the samples
+    goes unnoticed.
     """
     digest = hashlib.blake2b(digest_size=16)
     facts = {name: value for name, value in asdict(config).items() if name not in _IRRELEVANT}

@@ -1,4 +1,4 @@
-"""Rotary position embedding: the angle of each position, with the scalings of long-context models."""
+"""Rotary position embedding: each position's angles, scaled for long contexts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class Rope:
     """Turns positions into rotations."""
 
     def __init__(self, config: RopeConfig, head_dim: int, device: str) -> None:
-        # On the CPU whatever the device, so that all workers of a model rotate by the same frequencies.
+        # On the CPU whatever the device, so that all workers of a model rotate by the same
+        # frequencies.
         frequencies = _FREQUENCIES[config.rope_type](config, head_dim)
         self._frequencies = torch.cat((frequencies, frequencies)).to(device)
         self._scale = _yarn_scale(config) if config.rope_type == "yarn" else 1.0
@@ -54,7 +55,7 @@ def _llama3(config: RopeConfig, head_dim: int) -> Tensor:
 
 
 def _yarn(config: RopeConfig, head_dim: int) -> Tensor:
-    """Dimensions that turn often over the trained length stay, slow ones are stretched by the factor."""
+    """Dimensions that turn often over the trained length stay, slow ones are stretched."""
     periods = config.theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
     trained_len = config.number("original_max_position_embeddings")
 

@@ -1,4 +1,4 @@
-"""Loads a Hugging Face folder's safetensors into a transformer, checking every tensor's name and shape."""
+"""Loads a folder's safetensors into a transformer, checking every tensor's name and shape."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class LoadedModel:
 
     config: ModelConfig
     transformer: Transformer
+    ops: Ops
+    """The kernels it runs on; the engine draws tokens with them."""
     fingerprint: str
     """Hexadecimal; equal for folders that compute the same."""
     eos_token_ids: tuple[int, ...]
@@ -48,13 +50,15 @@ def load_model(
     ops: Ops,
     on_progress: Progress | None = None,
 ) -> LoadedModel:
-    """Loads a model folder; `dtype` is float32, bfloat16, float16, or auto for the checkpoint's own.
+    """Loads a folder; `dtype` is float32, bfloat16, float16, or auto for the checkpoint's own.
 
     Raises ModelError, naming what was found and what is needed, if the folder cannot be served.
     """
     folder = Path(folder)
     if dtype not in (*DTYPES, "auto"):
-        raise ModelError(f"the dtype {dtype} is not supported; supported: auto, {', '.join(DTYPES)}")
+        raise ModelError(
+            f"the dtype {dtype} is not supported; supported: auto, {', '.join(DTYPES)}"
+        )
     config = read_config(folder)
     with ExitStack() as stack:
         checkpoint = _Checkpoint(folder, stack)
@@ -66,6 +70,7 @@ def load_model(
     return LoadedModel(
         config=config,
         transformer=Transformer(config, weights, ops),
+        ops=ops,
         fingerprint=name,
         eos_token_ids=config.eos_token_ids,
         generation_defaults=config.generation_defaults,
@@ -150,7 +155,9 @@ class _Checkpoint:
         found = self._file_of[name].get_slice(name).get_dtype()
         if found not in _FILE_DTYPES:
             known = ", ".join(_FILE_DTYPES)
-            raise ModelError(f"{name} is stored as {found}, which is not supported; supported: {known}")
+            raise ModelError(
+                f"{name} is stored as {found}, which is not supported; supported: {known}"
+            )
         return _FILE_DTYPES[found]
 
     def place(self, device: str, dtype: torch.dtype) -> None:

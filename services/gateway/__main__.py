@@ -1,0 +1,76 @@
+"""How the gateway starts."""
+
+from __future__ import annotations
+
+import sys
+
+from baton.policy.routing import RoutingConfig
+from baton.registry.bookings import BookingBoard
+from baton.registry.watcher import Watcher
+from baton.rpc import logs
+from baton.rpc.serve import Process, launch
+from services.gateway.core import Core, Limits
+from services.gateway.fleet import Directory, Fleet, OnWorker
+from services.gateway.grpc_door import SERVICE_NAME, GatewayService
+from services.gateway.models import Models
+from services.gateway.openai import HttpServer, app
+from services.gateway.openai.app import HttpLimits
+from services.gateway.placement import Placer
+from services.gateway.settings import Settings
+from services.gateway.snapshots import WorkerDesk
+from services.gateway.static_directory import StaticDirectory
+
+NO_REDIS = "redis://127.0.0.1"
+"""Stands for no Redis at all: a board that is never started connects to nothing."""
+
+log = logs.get_logger(__name__)
+
+
+async def build(process: Process, settings: Settings) -> None:
+    """Puts the gateway's parts together. What others need is added first and stops last."""
+    desk = WorkerDesk(process.tls)
+
+    def open_directory(on_up: OnWorker, on_down: OnWorker) -> Directory:
+        if settings.redis_url:
+            return Watcher(settings.redis_url, desk.snapshot, on_up=on_up, on_down=on_down)
+        return StaticDirectory(settings.decode + settings.prefill, desk, on_up, on_down)
+
+    models = Models(settings.model)
+    await models.preload()
+    fleet = Fleet(process.worker_id, models, open_directory, process.tls)
+    board = BookingBoard(settings.redis_url or NO_REDIS, process.worker_id)
+    process.add(fleet)
+    if settings.redis_url:
+        process.add(board)
+    threshold = settings.remote_prefill_tokens if settings.remote_prefill else None
+    routing = RoutingConfig(remote_threshold_tokens=threshold)
+    placer = Placer(fleet, board, routing, settings.worker_wait_seconds)
+    limits = Limits(settings.max_requests, settings.max_migrations, settings.worker_wait_seconds)
+    core = Core(fleet, models, placer, limits, lambda: process.is_draining)
+    process.on_stop(core.close)
+    process.on_drain(core.drained)
+    service = GatewayService(core, settings.max_timeout_seconds)
+    process.register([SERVICE_NAME], service.register)
+    if settings.http_listen:
+        _add_http(process, settings, core)
+
+
+def _add_http(process: Process, settings: Settings, core: Core) -> None:
+    limits = HttpLimits(max_timeout_s=settings.max_timeout_seconds)
+    http = HttpServer(app(core, limits, lambda: process.is_draining), settings.http_listen)
+    process.add(http)
+    process.on_drain(http.drain)
+
+    async def tell() -> None:
+        log.info("http door is open", address=http.address)
+
+    process.on_ready(tell)
+
+
+def main() -> None:
+    """Runs the gateway; the exit code is 0 behind an orderly end."""
+    sys.exit(launch("gateway", Settings, build))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The ASGI side of an answer: streams or sends it, and stops when the client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from baton.errors import BatonError, EngineFailed
+from baton.rpc import logs
+from services.gateway.openai.calls import Call
+from services.gateway.openai.errors import json_response, shutting_down
+from services.gateway.openai.merge import news_of
+from services.gateway.openai.pieces import Pieces, Usage
+from services.gateway.openai.shapes import Shape
+from services.gateway.openai.writers import EventWriter, WholeWriter
+from services.gateway.types import Final, Gateway
+
+log = logs.get_logger(__name__)
+
+READING_SECONDS = 30.0
+"""How long a client may take to read what is left when its request's time is up."""
+
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    # Proxies must not gather events into larger pieces.
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Answer(Response):
+    """Answers one call. An error before the first byte is raised and decides the status."""
+
+    def __init__(self, gateway: Gateway, call: Call, shape: Shape) -> None:
+        first = call.commands[0]
+        self.background = None
+        self._gateway = gateway
+        self._call = call
+        self._pieces = Pieces(first.sample_count, call.echoes)
+        self._usage = Usage()
+        self._events = EventWriter(shape, first.request_id, first.model, call.includes_usage)
+        self._whole = WholeWriter(shape, first.request_id, first.model)
+        self._is_begun = False
+        self._is_complete = False
+        # The gateway ends requests in time; only a client that does not read can make this longer.
+        self._limit_s = first.timeout_s + READING_SECONDS
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs until the answer is out, the client has left, or the server stops."""
+        run = self._stream(send) if self._call.is_stream else self._send(scope, receive, send)
+        work = asyncio.create_task(run)
+        gone = asyncio.create_task(_until_gone(receive))
+        try:
+            await asyncio.wait(
+                {work, gone}, timeout=self._limit_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if work.done():
+                work.result()
+            elif not gone.done():
+                log.warning("client does not read its answer", limit_seconds=self._limit_s)
+        except asyncio.CancelledError:
+            # Nobody but a server that stops cancels this; its client is still there.
+            work.cancel()
+            await asyncio.wait({work})
+            await self._fail(shutting_down(), send)
+        except Exception as error:
+            await self._fail(error, send)
+        finally:
+            work.cancel()
+            gone.cancel()
+
+    async def _stream(self, send: Send) -> None:
+        async with aclosing(news_of(self._gateway, self._call.commands)) as news:
+            async for index, item in news:
+                if isinstance(item, Final):
+                    self._usage.add(item)
+                elif (piece := self._pieces.take(index, item)) is not None:
+                    await self._begin(send)
+                    await send(_part(self._events.piece(piece)))
+        await self._begin(send)
+        self._is_complete = True
+        await send(_part(self._events.end(self._usage), is_last=True))
+
+    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(news_of(self._gateway, self._call.commands)) as news:
+            async for index, item in news:
+                if isinstance(item, Final):
+                    self._usage.add(item)
+                elif (piece := self._pieces.take(index, item)) is not None:
+                    self._whole.add(piece)
+        self._is_begun = self._is_complete = True
+        await json_response(self._whole.body(self._usage))(scope, receive, send)
+
+    async def _begin(self, send: Send) -> None:
+        if not self._is_begun:
+            self._is_begun = True
+            start = {"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS}
+            await send(start)
+
+    async def _fail(self, error: Exception, send: Send) -> None:
+        """Ends a stream that has begun; before that the error is raised."""
+        if not self._is_begun:
+            raise error
+        if not self._is_complete:
+            await send(_part(self._events.failure(_known(error)), is_last=True))
+
+
+def _part(content: bytes, is_last: bool = False) -> Message:
+    return {"type": "http.response.body", "body": content, "more_body": not is_last}
+
+
+def _known(error: Exception) -> BatonError:
+    if isinstance(error, BatonError):
+        return error
+    log.error("answer broke off", exc_info=error)
+    return EngineFailed("The answer broke off: an internal error.")
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

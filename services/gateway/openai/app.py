@@ -1,0 +1,165 @@
+"""The Starlette application: routes, limits, and errors in OpenAI's form."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from baton.errors import BatonError, EngineFailed, UnknownModel
+from baton.rpc import metrics
+from services.gateway.openai.answer import Answer
+from services.gateway.openai.calls import Caller, Resolver
+from services.gateway.openai.envelope import Envelope, request_id_of
+from services.gateway.openai.errors import error_response, json_response, plain_body
+from services.gateway.openai.shapes import ChatShape, CompletionShape
+from services.gateway.types import Gateway, ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What a client may ask of the door."""
+
+    max_body_bytes: int = 8 << 20
+    max_timeout_s: float = 600.0
+
+
+def app(
+    gateway: Gateway,
+    limits: HttpLimits | None = None,
+    is_draining: Callable[[], bool] = lambda: False,
+) -> Starlette:
+    """The whole door; `is_draining` turns `/health` to 503 before the port closes."""
+    door = _Door(gateway, limits or HttpLimits(), is_draining)
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", door.chat, methods=["POST"]),
+            Route("/v1/completions", door.completion, methods=["POST"]),
+            Route("/v1/models", door.models),
+            Route("/v1/models/{model:path}", door.model),
+            Route("/health", door.health),
+            Route("/metrics", _metrics),
+        ],
+        middleware=[Middleware(Envelope)],
+        exception_handlers={
+            BatonError: _on_error,
+            HTTPException: _on_http_error,
+            ClientDisconnect: _on_gone,
+            Exception: _on_defect,
+        },
+    )
+
+
+class _Door:
+    """The endpoints: read, check, answer."""
+
+    def __init__(
+        self, gateway: Gateway, limits: HttpLimits, is_draining: Callable[[], bool]
+    ) -> None:
+        self._gateway = gateway
+        self._limits = limits
+        self._is_draining = is_draining
+        self._resolver = Resolver(gateway, limits.max_timeout_s)
+
+    async def chat(self, request: Request) -> Response:
+        body = await _read(request, self._limits.max_body_bytes)
+        call = await self._resolver.chat(body, _caller(request))
+        return Answer(self._gateway, call, ChatShape(call.text))
+
+    async def completion(self, request: Request) -> Response:
+        body = await _read(request, self._limits.max_body_bytes)
+        call = await self._resolver.completion(body, _caller(request))
+        return Answer(self._gateway, call, CompletionShape(call.text))
+
+    async def models(self, _: Request) -> Response:
+        models = [_model_body(model) for model in self._gateway.models()]
+        return json_response({"object": "list", "data": models})
+
+    async def model(self, request: Request) -> Response:
+        name = request.path_params["model"]
+        for model in self._gateway.models():
+            if model.name == name:
+                return json_response(_model_body(model))
+        served = ", ".join(model.name for model in self._gateway.models()) or "none"
+        raise UnknownModel(f"model {name!r} is not served; served: {served}.", field="model")
+
+    async def health(self, _: Request) -> Response:
+        models = [model.name for model in self._gateway.models()]
+        if self._is_draining():
+            return json_response({"status": "unavailable", "reason": "shutting down"}, 503)
+        if not models:
+            reason = "no live decode worker serves a model"
+            return json_response({"status": "unavailable", "reason": reason}, 503)
+        return json_response({"status": "ok", "models": models})
+
+
+async def _metrics(_: Request) -> Response:
+    return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)
+
+
+def _model_body(model: ModelInfo) -> dict[str, object]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "baton",
+        # Not OpenAI's; the name under which clients of other servers look for it.
+        "max_model_len": model.context_len,
+    }
+
+
+def _caller(request: Request) -> Caller:
+    return Caller(
+        request_id=request_id_of(request.scope),
+        traceparent=request.headers.get("traceparent", ""),
+    )
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    """The body. One that is too long is refused before it is held in memory."""
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise _too_long(f"{int(length):,} bytes", limit)
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > limit:
+            raise _too_long(f"more than {limit:,} bytes", limit)
+    return bytes(body)
+
+
+def _too_long(size: str, limit: int) -> HTTPException:
+    return HTTPException(413, f"The body has {size}; at most {limit:,} are allowed.")
+
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
+
+
+async def _on_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, BatonError)
+    return error_response(error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = error.detail
+    if error.status_code in (404, 405):
+        message = f"{request.method} {request.url.path} is not served here."
+    headers = dict(error.headers or {})
+    return json_response(plain_body(error.status_code, message), error.status_code, headers)
+
+
+async def _on_gone(_: Request, __: Exception) -> Response:
+    # Nobody reads this; the status is for the metrics.
+    return Response(status_code=499)
+
+
+async def _on_defect(_: Request, __: Exception) -> Response:
+    # Starlette raises it again behind this answer, and the server logs it.
+    return error_response(EngineFailed("The request failed: an internal error."))

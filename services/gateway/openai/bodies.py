@@ -1,0 +1,132 @@
+"""What clients send: bodies of the two generating endpoints, checked for form only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Prompt = str | list[int]
+
+
+class StreamOptions(BaseModel):
+    """How to stream."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    include_usage: bool | None = None
+
+
+class GenerateBody(BaseModel):
+    """Fields of both endpoints. Ranges are for `validation.resolve`, which both doors use.
+
+    Unknown fields are kept: some of them must be refused (see `unsupported.py`), all others are
+    ignored. From `ignore_eos` on the fields are not OpenAI's.
+    """
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    model: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    n: int | None = None
+    stop: list[str] | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    ignore_eos: bool | None = None
+    min_tokens: int | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    stop_token_ids: list[int] | None = None
+    cache_salt: str | None = None
+    priority: int | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        if value is None or (
+            isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+        ):
+            return value
+        if isinstance(value, str):
+            return [value]
+        raise ValueError("should be a string or a list of strings")
+
+
+class CompletionBody(GenerateBody):
+    """`/v1/completions`."""
+
+    prompt: list[Prompt]
+    logprobs: int | None = None
+    echo: bool | None = None
+    best_of: int | None = None
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _prompts(cls, value: object) -> object:
+        match value:
+            case str():
+                return [value]
+            case list() if value and all(isinstance(entry, str) for entry in value):
+                return value
+            case list() if value and all(type(entry) is int for entry in value):
+                return [value]
+            case list() if value and all(_is_token_ids(entry) for entry in value):
+                return value
+        raise ValueError(
+            "should be a string, a list of token ids, or a list with at least one of either kind"
+        )
+
+
+class ChatMessage(BaseModel):
+    """One turn. What the chat template may want besides role and content is kept."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    role: str = Field(min_length=1)
+    content: str = ""
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _text_of(cls, value: object) -> object:
+        """Text parts are joined by line breaks; None, as in a turn of tool calls, is no text."""
+        match value:
+            case None:
+                return ""
+            case str():
+                return value
+            case list() if all(_is_text_part(part) for part in value):
+                return "\n".join(part["text"] for part in value)
+        raise ValueError(
+            "should be a string or a list of parts of type text; no other is supported"
+        )
+
+    def as_template_sees_it(self) -> dict[str, Any]:
+        """The message as a dict. `developer` is what newer clients call `system`."""
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": self.content, **(self.model_extra or {})}
+
+
+class ChatBody(GenerateBody):
+    """`/v1/chat/completions`."""
+
+    messages: list[ChatMessage]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+
+def _is_token_ids(value: object) -> bool:
+    return isinstance(value, list) and all(type(entry) is int for entry in value)
+
+
+def _is_text_part(part: object) -> bool:
+    return (
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    )

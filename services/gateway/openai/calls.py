@@ -1,0 +1,210 @@
+"""From a request's body and headers to commands for the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from baton.errors import InvalidRequest
+from baton.text import ModelText
+from services.gateway.openai.bodies import ChatBody, CompletionBody, GenerateBody, Prompt
+from services.gateway.openai.errors import from_validation
+from services.gateway.openai.unsupported import refuse_unsupported
+from services.gateway.types import Gateway, GenerateCommand
+from services.gateway.validation import MAX_SAMPLES, GenerateFields, resolve
+
+COMPLETION_MAX_TOKENS = 16
+"""OpenAI's default for `/v1/completions`; chat answers are as long as the context allows."""
+
+MAX_ID_DIGITS = 10
+
+_NAMES = {
+    "logprobs_count": "logprobs",
+    "prompt": "prompt",
+    "request_id": "x-request-id",
+    "sample_count": "n",
+    "stop_strings": "stop",
+    "text": "prompt",
+    "token_ids": "prompt",
+}
+
+BodyT = TypeVar("BodyT", bound=GenerateBody)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What the headers say."""
+
+    request_id: str = ""
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A checked HTTP request: one command per prompt, and how to answer."""
+
+    commands: tuple[GenerateCommand, ...]
+    text: ModelText
+    is_stream: bool
+    includes_usage: bool
+    echoes: tuple[str, ...]
+    """What precedes the answer to each prompt; empty: nothing does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolver:
+    """Checks bodies against the gateway's models."""
+
+    gateway: Gateway
+    max_timeout_s: float = 600.0
+
+    async def chat(self, content: bytes, caller: Caller) -> Call:
+        """`/v1/chat/completions`."""
+        body = _parsed(ChatBody, content)
+        _check(body)
+        if body.top_logprobs is not None and not body.logprobs:
+            raise InvalidRequest("top_logprobs needs logprobs to be true.", field="top_logprobs")
+        limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+        fields = replace(
+            _fields(body, caller),
+            max_tokens=_max_tokens(limit, getattr(body, limit)),
+            messages=[message.as_template_sees_it() for message in body.messages],
+            logprobs_count=(body.top_logprobs or 0) if body.logprobs else None,
+        )
+        names = {**_NAMES, "max_tokens": limit, "logprobs_count": "top_logprobs"}
+        command = await self._resolve(fields, names)
+        _, text = await self.gateway.text(command.model)
+        return _call(body, (command,), text)
+
+    async def completion(self, content: bytes, caller: Caller) -> Call:
+        """`/v1/completions`."""
+        body = _parsed(CompletionBody, content)
+        _check(body)
+        _check_completion(body)
+        commands = []
+        for index, prompt in enumerate(body.prompt):
+            fields = _completion_fields(body, caller, prompt, index)
+            commands.append(await self._resolve(fields, _NAMES))
+        _, text = await self.gateway.text(commands[0].model)
+        return _call(body, tuple(commands), text, body.prompt if body.echo else ())
+
+    async def _resolve(self, fields: GenerateFields, names: Mapping[str, str]) -> GenerateCommand:
+        return await resolve(self.gateway, fields, max_timeout_s=self.max_timeout_s, names=names)
+
+
+def _call(
+    body: GenerateBody,
+    commands: tuple[GenerateCommand, ...],
+    text: ModelText,
+    echoed: Sequence[Prompt] = (),
+) -> Call:
+    return Call(
+        commands=commands,
+        text=text,
+        is_stream=bool(body.stream),
+        includes_usage=bool(body.stream_options and body.stream_options.include_usage),
+        echoes=tuple(
+            prompt if isinstance(prompt, str) else text.decode(prompt) for prompt in echoed
+        ),
+    )
+
+
+def _parsed(kind: type[BodyT], content: bytes) -> BodyT:
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as failure:
+        raise from_validation(failure) from failure
+
+
+def _check(body: GenerateBody) -> None:
+    refuse_unsupported(body.model_extra or {})
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequest("stream_options needs stream to be true.", field="stream_options")
+    if body.n is not None and body.n < 1:
+        raise InvalidRequest(f"n is {body.n}; it must lie from 1 to {MAX_SAMPLES}.", field="n")
+
+
+def _check_completion(body: CompletionBody) -> None:
+    n = body.n or 1
+    if body.best_of is not None and body.best_of != n:
+        raise InvalidRequest(
+            f"best_of is {body.best_of}; only the value of n, {n}, is supported.", field="best_of"
+        )
+    if body.echo and body.logprobs is not None:
+        raise InvalidRequest(
+            "echo cannot be combined with logprobs: those of a prompt are not supported.",
+            field="echo",
+        )
+    if len(body.prompt) * n > MAX_SAMPLES:
+        raise InvalidRequest(
+            f"prompt holds {len(body.prompt)} prompts with n {n}; at most {MAX_SAMPLES} answers "
+            "are given at once.",
+            field="prompt",
+        )
+
+
+def _completion_fields(
+    body: CompletionBody, caller: Caller, prompt: Prompt, index: int
+) -> GenerateFields:
+    # Every prompt is a request of its own in logs and traces.
+    suffix = f"-{index}" if index and caller.request_id else ""
+    return replace(
+        _fields(body, caller),
+        request_id=caller.request_id + suffix,
+        text=prompt if isinstance(prompt, str) else None,
+        token_ids=None if isinstance(prompt, str) else prompt,
+        max_tokens=_max_tokens("max_tokens", body.max_tokens),
+        fallback_max_tokens=COMPLETION_MAX_TOKENS,
+        logprobs_count=body.logprobs,
+    )
+
+
+def _max_tokens(name: str, value: int | None) -> int:
+    # 0 means "as many as fit" further in, and has to be asked for by leaving the field out.
+    if value is not None and value < 1:
+        raise InvalidRequest(f"{name} is {value}; it must be at least 1.", field=name)
+    return value or 0
+
+
+def _fields(body: GenerateBody, caller: Caller) -> GenerateFields:
+    """The fields that both endpoints share."""
+    return GenerateFields(
+        request_id=caller.request_id,
+        traceparent=caller.traceparent,
+        model=body.model or "",
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        min_tokens=body.min_tokens or 0,
+        stop_token_ids=body.stop_token_ids or (),
+        stop_strings=body.stop or (),
+        ignore_eos=bool(body.ignore_eos),
+        seed=_unsigned(body.seed),
+        logit_bias=_logit_bias(body.logit_bias or {}),
+        sample_count=body.n or 0,
+        cache_salt=body.cache_salt or "",
+        priority=body.priority or 0,
+    )
+
+
+def _unsigned(seed: int | None) -> int | None:
+    """OpenAI's seeds are signed 64-bit numbers, ours unsigned ones of the same width."""
+    return seed + 2**64 if seed is not None and -(2**63) <= seed < 0 else seed
+
+
+def _logit_bias(entries: Mapping[str, Any]) -> dict[int, float]:
+    bias = {}
+    for key, value in entries.items():
+        if not key.isascii() or not key.isdecimal() or len(key) > MAX_ID_DIGITS:
+            raise InvalidRequest(
+                f"logit_bias has the key {key[:80]!r}; keys must be token ids.", field="logit_bias"
+            )
+        bias[int(key)] = value
+    return bias

@@ -1,0 +1,105 @@
+"""The HTTP server as a part of a process."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+
+BACKLOG = 2048
+STOP_SECONDS = 3.0
+"""How long clients may take to read the last they get when the server stops."""
+
+_TICK_SECONDS = 0.05
+
+
+class HttpServer:
+    """Serves an application on `host:port`; port 0 picks a free one.
+
+    Signals are its process's affair. `drain` ends well what runs; `stop` ends the rest with errors.
+    """
+
+    def __init__(self, app: Starlette, listen: str) -> None:
+        self._listen = listen
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=BACKLOG,
+            )
+        )
+        self._serving: asyncio.Task[None] | None = None
+        self.address = listen
+        """Where it listens; with the real port once started."""
+
+    async def start(self) -> None:
+        """Listens. Raises OSError when the address is taken."""
+        listener = _bind(self._listen)
+        host = self._listen.rpartition(":")[0]
+        self.address = f"{host}:{listener.getsockname()[1]}"
+        self._serving = asyncio.create_task(self._server.serve([listener]))
+        while not self._server.started and not self._serving.done():
+            await asyncio.sleep(0.001)
+        if self._serving.done():
+            self._serving.result()
+
+    async def drain(self) -> None:
+        """Takes no new connections and returns when the last answer is out."""
+        self._server.should_exit = True
+        if self._serving is not None:
+            await asyncio.shield(self._serving)
+
+    async def stop(self) -> None:
+        """Ends the answers that still run with an error, and closes."""
+        if self._serving is None:
+            return
+        self._server.should_exit = True
+        cancelled: set[asyncio.Task[None]] = set()
+        # Again and again, since answers may begin until the server has noticed.
+        for _ in range(int(STOP_SECONDS / _TICK_SECONDS)):
+            for answer in self._server.server_state.tasks - cancelled:
+                cancelled.add(answer)
+                answer.cancel()
+            if (await asyncio.wait({self._serving}, timeout=_TICK_SECONDS))[0]:
+                break
+        self._drop_connections()
+        await self._serving
+
+    def _drop_connections(self) -> None:
+        """For clients that neither read nor leave."""
+        self._server.force_exit = True
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals alone."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _bind(listen: str) -> socket.socket:
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sets TCP_NODELAY only on sockets that say they are TCP; accepted ones inherit it.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, int(port)))
+    except OSError as failure:
+        listener.close()
+        raise OSError(f"cannot listen on {listen}: {failure.strerror}") from failure
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,157 @@
+"""From options to command lines."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from baton.cli import devices
+from baton.cli.errors import CommandError
+from baton.cli.running import prepare
+from baton.cli.topology import ClusterOptions, Probe, plan
+
+
+def flag(spec, name: str) -> str:
+    return spec.command[spec.command.index(name) + 1]
+
+
+def test_redis_comes_first_and_gateways_last():
+    topology = plan(ClusterOptions(device="cpu", prefill=2, decode=1))
+
+    names = [[spec.name for spec in stage] for stage in topology.stages]
+    assert names == [
+        ["redis"],
+        ["kvstore-0"],
+        ["prefill-0", "prefill-1", "decode-0"],
+        ["gateway-0"],
+    ]
+    assert topology.stages[0][0].probe is Probe.REDIS
+
+
+def test_given_redis_is_used_and_none_started():
+    topology = plan(ClusterOptions(device="cpu", redis_url="redis://10.0.0.1:6379"))
+
+    assert topology.of_kind("redis") == []
+    assert {flag(spec, "--redis-url") for spec in topology.processes} == {"redis://10.0.0.1:6379"}
+
+
+def test_all_processes_share_the_started_redis():
+    topology = plan(ClusterOptions(device="cpu"))
+
+    redis, *others = topology.processes
+    assert {flag(spec, "--redis-url") for spec in others} == {f"redis://{redis.address}/0"}
+
+
+def test_no_port_is_used_twice():
+    topology = plan(ClusterOptions(device="cpu", prefill=4, decode=4, gateways=3, kvstores=2))
+
+    places = [
+        place
+        for spec in topology.processes
+        for place in (spec.address, spec.metrics_address, spec.http_address)
+        if place
+    ]
+    assert len(places) == len(set(places))
+
+
+def test_gateways_follow_each_other_on_given_ports():
+    topology = plan(ClusterOptions(device="cpu", gateways=2, port=9100, http_port=9200))
+
+    gateways = topology.of_kind("gateway")
+    assert [spec.address for spec in gateways] == ["127.0.0.1:9100", "127.0.0.1:9101"]
+    assert [spec.http_address for spec in gateways] == ["127.0.0.1:9200", "127.0.0.1:9201"]
+
+
+def test_workers_know_all_kvstores():
+    topology = plan(ClusterOptions(device="cpu", kvstores=2))
+
+    stores = ",".join(spec.address for spec in topology.of_kind("kvstore"))
+    workers = topology.of_kind("prefill") + topology.of_kind("decode")
+    assert [flag(spec, "--kvstore") for spec in workers] == [stores, stores]
+
+
+def test_workers_go_without_kvstore():
+    topology = plan(ClusterOptions(device="cpu", kvstores=0))
+
+    assert all("--kvstore" not in spec.command for spec in topology.processes)
+    assert all(stage for stage in topology.stages)
+
+
+def test_workers_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8), raising=False)
+
+    shared = plan(ClusterOptions(device="cpu", prefill=1, decode=2))
+    crowded = plan(ClusterOptions(device="cpu", prefill=8, decode=8))
+    chosen = plan(ClusterOptions(device="cpu", threads=5))
+
+    threads = [flag(plan.of_kind("decode")[0], "--threads") for plan in (shared, crowded, chosen)]
+    assert threads == ["2", "1", "5"]
+
+
+def test_extra_flags_reach_their_kind_only():
+    topology = plan(ClusterOptions(device="cpu", extra={"decode": ["--kv-bytes=1GiB"]}))
+
+    having = [spec.name for spec in topology.processes if "--kv-bytes=1GiB" in spec.command]
+    assert having == ["decode-0"]
+
+
+def use_gpus(monkeypatch, gpus: list[str], cuda: str) -> None:
+    monkeypatch.setattr(devices, "visible_gpus", lambda: gpus)
+    monkeypatch.setattr(devices, "torch_cuda_version", lambda: cuda)
+
+
+def test_each_worker_gets_a_gpu_of_its_own_where_there_are_enough(monkeypatch):
+    use_gpus(monkeypatch, ["0", "1", "2"], "13.0")
+
+    topology = plan(ClusterOptions(prefill=1, decode=1))
+
+    workers = topology.of_kind("prefill") + topology.of_kind("decode")
+    assert [spec.environment["CUDA_VISIBLE_DEVICES"] for spec in workers] == ["0", "1"]
+    assert [flag(spec, "--device") for spec in workers] == ["cuda", "cuda"]
+    assert topology.remark == ""
+
+
+def test_workers_share_gpus_with_a_remark_where_there_are_too_few(monkeypatch):
+    use_gpus(monkeypatch, ["0", "1"], "13.0")
+
+    topology = plan(ClusterOptions(prefill=1, decode=2))
+
+    workers = topology.of_kind("prefill") + topology.of_kind("decode")
+    assert [spec.environment["CUDA_VISIBLE_DEVICES"] for spec in workers] == ["0", "1", "0"]
+    assert topology.remark == "3 workers share 2 GPUs"
+
+
+def test_cpu_build_of_torch_on_a_gpu_machine_runs_on_the_cpu_and_says_so(monkeypatch):
+    use_gpus(monkeypatch, ["0"], "")
+
+    topology = plan(ClusterOptions(device="auto"))
+
+    assert topology.device == "cpu"
+    assert "torch here is a build without CUDA" in topology.remark
+
+
+@pytest.mark.parametrize(("gpus", "cuda"), [([], "13.0"), (["0"], "")])
+def test_cuda_that_cannot_be_is_refused(monkeypatch, gpus, cuda):
+    use_gpus(monkeypatch, gpus, cuda)
+
+    with pytest.raises(CommandError, match="--device cuda cannot be met"):
+        plan(ClusterOptions(device="cuda"))
+
+
+def test_folder_without_model_is_refused(tmp_path):
+    with pytest.raises(CommandError, match=r"holds no config\.json"):
+        prepare(ClusterOptions(model=tmp_path, device="cpu"))
+
+
+def test_taken_port_is_named_with_its_flag(tmp_path, taken_port):
+    (tmp_path / "config.json").write_text("{}")
+
+    with pytest.raises(CommandError, match=f"port {taken_port} .*--http-port"):
+        prepare(ClusterOptions(model=tmp_path, device="cpu", port=0, http_port=taken_port))
+
+
+def test_cluster_without_decode_worker_is_refused():
+    with pytest.raises(CommandError, match="0 decode workers"):
+        prepare(ClusterOptions(model=Path("/nowhere"), decode=0))

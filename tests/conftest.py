@@ -1,0 +1,42 @@
+"""What all tests share: cluster tests get processes, and the processes' logs when they fail."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def start_cluster(tmp_path) -> Iterator[Callable[..., Any]]:
+    """Starts clusters, `start_cluster(prefill=2)`, and stops them when the test ends."""
+    from cluster import Cluster
+
+    started: list[Cluster] = []
+
+    def start(**options: Any) -> Cluster:
+        folder = tmp_path / f"cluster-{len(started)}"
+        folder.mkdir()
+        started.append(Cluster(folder, **options))
+        return started[-1].start()
+
+    yield start
+    for cluster in reversed(started):
+        cluster.stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Shows the end of every process's log under a test that failed."""
+    report = yield
+    # Tests without processes never load the module.
+    module = sys.modules.get("cluster")
+    if report.failed and module is not None:
+        for cluster in list(module.Cluster.live):
+            for name, text in cluster.last_logs().items():
+                report.sections.append((f"log of {name}", text))
+    return report

@@ -1,0 +1,100 @@
+"""Choosing, checking and announcing kernels."""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import Any
+
+import kernels
+import pytest
+import torch
+
+
+def test_the_implementation_for_the_device_is_taken_else_the_reference() -> None:
+    ops = kernels.load("cpu")
+
+    assert ops.chosen["paged_attention"] == "cpu"
+    assert ops.paged_attention is import_module("kernels.paged_attention.cpu").run
+    assert ops.chosen["rms_norm"] == "reference"
+
+
+def test_one_line_per_op_says_what_runs(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "kernels")
+
+    kernels.load("cpu")
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == len(kernels.IMPLEMENTATIONS)
+    assert any("op=sample implementation=cpu device=cpu" in line for line in lines)
+    assert all(record.levelno == logging.INFO for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("choice", "attention", "sample"),
+    [
+        ("reference", "reference", "reference"),
+        ("paged_attention=reference", "reference", "cpu"),
+        ("reference, sample=cpu", "reference", "cpu"),
+        ("", "cpu", "cpu"),
+    ],
+)
+def test_a_choice_forces_implementations(
+    monkeypatch: pytest.MonkeyPatch, choice: str, attention: str, sample: str
+) -> None:
+    by_argument = kernels.load("cpu", choice).chosen
+    monkeypatch.setenv("BATON_KERNELS", choice)
+    by_environment = kernels.load("cpu").chosen
+
+    assert by_argument == by_environment
+    assert by_argument["paged_attention"] == attention
+    assert by_argument["sample"] == sample
+
+
+@pytest.mark.parametrize(
+    ("choice", "complaint"),
+    [
+        ("cuda", "rms_norm has reference"),
+        ("sample=fast", "sample has reference, cpu"),
+        ("sampel=cpu", "names the op 'sampel'; there are rms_norm"),
+        ("silu_mul=cpu", "silu_mul has reference"),
+    ],
+)
+def test_a_choice_that_cannot_be_met_is_refused(choice: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        kernels.load("cpu", choice)
+
+
+def test_an_implementation_for_another_device_is_refused() -> None:
+    with pytest.raises(ValueError, match="cpu does not run on cuda"):
+        kernels.load("cuda:1", "paged_attention=cpu")
+
+
+def test_a_wrong_kernel_fails_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = import_module("kernels.paged_attention.cpu")
+    right = module.run
+    monkeypatch.setattr(module, "run", lambda *arguments: right(*arguments) * 1.01)
+
+    with pytest.raises(RuntimeError, match=r"paged_attention=cpu is wrong on cpu in case .*off by"):
+        kernels.load("cpu")
+
+
+def test_a_fallback_to_the_reference_is_loud(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kernels, "_checked", lambda op, name, device: f"{op}={name}")
+
+    ops = kernels.load("cuda:0")
+
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == len(kernels.IMPLEMENTATIONS)
+    assert any("op=paged_attention has no implementation for cuda" in line for line in warned)
+    assert set(ops.chosen.values()) == {"reference"}
+
+
+@pytest.mark.gpu
+def test_references_pass_their_checks_on_a_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+
+    assert set(kernels.load("cuda").chosen.values()) == {"reference"}

@@ -1,0 +1,88 @@
+"""What attention must not depend on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+import kernels
+import pytest
+import torch
+from kernels.paged_attention.cases import Shape, make
+
+SHAPE = Shape(query_lens=(1, 3, 1, 5, 1, 1), context_lens=(8, 3, 1, 17, 9, 40))
+
+
+@pytest.fixture(params=kernels.IMPLEMENTATIONS["paged_attention"])
+def run(request: pytest.FixtureRequest) -> Any:
+    return import_module(f"kernels.paged_attention.{request.param}").run
+
+
+@pytest.mark.parametrize("block_seed", [6, 7, 8])
+def test_it_does_not_matter_which_blocks_hold_a_sequence(run: Any, block_seed: int) -> None:
+    expected = run(*make("cpu", SHAPE))
+
+    moved = run(*make("cpu", replace(SHAPE, block_seed=block_seed, num_blocks=200)))
+
+    assert torch.equal(moved, expected)
+
+
+@pytest.mark.parametrize("garbage", [0.0, 1e30, torch.inf])
+def test_unused_slots_do_not_matter(run: Any, garbage: float) -> None:
+    expected = run(*make("cpu", SHAPE))  # on a background of NaN
+    q, kv, batch, scale = make("cpu", SHAPE)
+    kv[kv.isnan()] = garbage
+
+    assert torch.equal(run(q, kv, batch, scale), expected)
+
+
+def test_attention_reads_the_arena_and_leaves_it(run: Any) -> None:
+    q, kv, batch, scale = make("cpu", SHAPE)
+    before = kv.clone()
+
+    run(q, kv, batch, scale)
+
+    assert torch.equal(kv.nan_to_num(), before.nan_to_num())
+
+
+def test_a_sequence_alone_gets_what_it_gets_in_a_batch(run: Any) -> None:
+    q, kv, batch, scale = make("cpu", SHAPE)
+    together = run(q, kv, batch, scale).split(SHAPE.query_lens)
+
+    for index, rows in enumerate(q.split(SHAPE.query_lens)):
+        alone = kernels.paged_attention.AttentionBatch(
+            block_tables=batch.block_tables[index : index + 1],
+            query_start=torch.tensor([0, len(rows)], dtype=torch.int32),
+            context_lens=batch.context_lens[index : index + 1],
+            query_lens=(len(rows),),
+            host_context_lens=batch.host_context_lens[index : index + 1],
+        )
+
+        # Padding to a longer neighbour changes the order of float32 sums, nothing else.
+        torch.testing.assert_close(run(rows, kv, alone, scale), together[index])
+
+
+def test_layers_of_one_step_share_a_plan_and_not_their_values(run: Any) -> None:
+    q, kv, batch, scale = make("cpu", SHAPE)
+    first = run(q, kv, batch, scale)
+
+    second = run(q, kv * 2, batch, scale)
+
+    fresh = run(q, kv * 2, replace(batch, plans={}), scale)
+    assert torch.equal(second, fresh)
+    assert not torch.equal(second, first)
+
+
+def test_chunks_give_what_the_whole_prompt_gives(run: Any) -> None:
+    whole = Shape(query_lens=(21,), context_lens=(21,))
+    q, kv, _, scale = make("cpu", whole)
+    expected = run(*make("cpu", whole))
+
+    parts = []
+    for start, stop in ((0, 7), (7, 8), (8, 20), (20, 21)):
+        _, _, batch, _ = make("cpu", Shape((stop - start,), (stop,)))
+        tables = make("cpu", whole)[2].block_tables
+        parts.append(run(q[start:stop], kv, replace(batch, block_tables=tables), scale))
+
+    torch.testing.assert_close(torch.cat(parts), expected)

@@ -1,0 +1,52 @@
+"""A real kvstore process and clients of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from service_process import ServiceProcess
+
+from baton.rpc.channels import open_channel
+from baton.transfer.kvstore import KvStoreClient
+from baton.transfer.kvstore_node import Timeouts
+from baton.v1 import kvstore_pb2_grpc
+
+QUICK = Timeouts(find_s=2.0, put_s=10.0, get_s=10.0, stall_s=1.0)
+Start = Callable[..., ServiceProcess]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts kvstores; they end with the test."""
+    with ExitStack() as stack:
+
+        def make(*flags: str) -> ServiceProcess:
+            base = ("-m", "services.kvstore", "--listen", "127.0.0.1:0")
+            return stack.enter_context(ServiceProcess(*base, *flags))
+
+        yield make
+
+
+@pytest.fixture
+def kvstore(start: Start) -> ServiceProcess:
+    """A kvstore of 64 MB."""
+    return start("--capacity-bytes", "64MiB")
+
+
+@pytest.fixture
+async def client(kvstore: ServiceProcess) -> AsyncIterator[KvStoreClient]:
+    """A worker's client of it."""
+    client = KvStoreClient([kvstore.address], timeouts=QUICK)
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def stub(kvstore: ServiceProcess) -> AsyncIterator[Any]:
+    """The bare RPCs."""
+    async with open_channel(kvstore.address) as channel:
+        make: Any = kvstore_pb2_grpc.KvStoreServiceStub
+        yield make(channel)

@@ -1,0 +1,130 @@
+"""Gateways see what they have promised together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from redis.asyncio import Redis
+from registry_world import FAST, eventually
+
+from baton.registry.bookings import NOTHING, BookingBoard, Promise
+from baton.registry.embedded import EmbeddedRedis
+from baton.registry.keys import Keys
+
+MakeBoard = Callable[[str], BookingBoard]
+
+
+@pytest.fixture
+async def make_board(own_redis: EmbeddedRedis, keys: Keys) -> AsyncIterator[MakeBoard]:
+    """Boards of gateways around one server."""
+    boards: list[BookingBoard] = []
+
+    def make(gateway_id: str) -> BookingBoard:
+        boards.append(BookingBoard(own_redis.url, gateway_id, keys=keys, timing=FAST))
+        return boards[-1]
+
+    yield make
+    for board in boards:
+        await board.stop()
+
+
+async def test_own_bookings_count_at_once(make_board: MakeBoard) -> None:
+    board = make_board("g0")
+
+    first = board.book("d0", 100)
+    board.book("d0", 50, num_sequences=2)
+    assert board.promised("d0") == Promise(3, 150)
+
+    board.release(first)
+    board.release(first)
+    assert board.promised("d0") == Promise(2, 50)
+    assert board.promised("d1") == NOTHING
+
+
+async def test_bookings_of_others_arrive_and_leave(make_board: MakeBoard) -> None:
+    here, there, third = make_board("g0"), make_board("g1"), make_board("g2")
+    for board in (here, there, third):
+        await board.start()
+
+    booking = here.book("d0", 100)
+    there.book("d0", 10)
+    there.book("d1", 5)
+
+    await eventually(lambda: third.promised("d0") == Promise(2, 110))
+    await eventually(lambda: here.promised("d1") == Promise(1, 5))
+    here.release(booking)
+    await eventually(lambda: third.promised("d0") == Promise(1, 10))
+    assert there.promised("d0") == Promise(1, 10)
+
+
+async def test_bookings_of_a_gateway_that_stops_are_gone(make_board: MakeBoard) -> None:
+    here, there = make_board("g0"), make_board("g1")
+    await here.start()
+    await there.start()
+    there.book("d0", 10)
+    await eventually(lambda: here.promised("d0") == Promise(1, 10))
+
+    await there.stop()
+
+    await eventually(lambda: here.promised("d0") == NOTHING, FAST.lease_s / 2)
+
+
+async def test_bookings_of_a_gateway_that_dies_end_with_its_lease(make_board: MakeBoard) -> None:
+    here, there = make_board("g0"), make_board("g1")
+    await here.start()
+    await there.start()
+    there.book("d0", 10)
+    await eventually(lambda: here.promised("d0") == Promise(1, 10))
+
+    assert there._task is not None
+    there._task.cancel()
+
+    await eventually(lambda: here.promised("d0") == NOTHING, FAST.lease_s + 1.0)
+
+
+async def test_lasting_bookings_outlive_many_leases(make_board: MakeBoard) -> None:
+    here, there = make_board("g0"), make_board("g1")
+    await here.start()
+    await there.start()
+    there.book("d0", 10)
+
+    await eventually(lambda: here.contact.unbroken_s > 2 * FAST.lease_s)
+
+    assert here.promised("d0") == Promise(1, 10)
+
+
+async def test_without_redis_own_bookings_count_and_stale_ones_end(
+    make_board: MakeBoard, own_redis: EmbeddedRedis
+) -> None:
+    here, there = make_board("g0"), make_board("g1")
+    await here.start()
+    await there.start()
+    there.book("d0", 10)
+    await eventually(lambda: here.promised("d0") == Promise(1, 10))
+
+    own_redis.kill()
+    here.book("d0", 1)
+    assert here.promised("d0") == Promise(2, 11)
+    await eventually(lambda: here.promised("d0") == Promise(1, 1))
+    own_redis.start()
+
+    await eventually(lambda: here.promised("d0") == Promise(2, 11))
+
+
+async def test_many_bookings_are_told_together(
+    make_board: MakeBoard, own_redis: EmbeddedRedis
+) -> None:
+    client = Redis.from_url(own_redis.url, protocol=2)
+    here, there = make_board("g0"), make_board("g1")
+    await here.start()
+    await there.start()
+    await client.config_resetstat()
+
+    for _ in range(500):
+        here.book("d0", 1)
+    await eventually(lambda: there.promised("d0") == Promise(500, 500))
+    stats = await client.info("commandstats")
+    await client.aclose()
+
+    assert stats["cmdstat_hset"]["calls"] <= 3

@@ -1,0 +1,379 @@
+"""What a gateway sees of its workers, with Redis there all the time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from redis.asyncio import Redis
+from registry_world import FAST, World, block_key, eventually, make_record, make_world
+from structlog.testing import capture_logs
+
+from baton.engine.types import StepLoad
+from baton.registry.announcer import Announcer
+from baton.registry.embedded import EmbeddedRedis
+from baton.registry.keys import Keys
+from baton.registry.records import LoadRecord
+from baton.registry.timing import Timing
+from baton.request import Role
+
+
+async def test_a_new_worker_is_seen_within_a_fifth_of_a_second(world: World) -> None:
+    watcher = await world.watcher()
+
+    worker = await world.worker("d0")
+    took_s = await eventually(lambda: "d0" in watcher.workers)
+
+    assert took_s < 0.2
+    assert watcher.workers["d0"] == worker.announcer.record
+    assert world.ups == [("d0", "e1")]
+
+
+async def test_news_of_a_worker_do_not_wait_for_the_poll(
+    redis_server: EmbeddedRedis, keys: Keys
+) -> None:
+    slow_poll = Timing(poll_s=60.0)
+    async with make_world(redis_server.url, keys, slow_poll) as world:
+        watcher = await world.watcher()
+
+        worker = await world.worker("d0")
+        up_s = await eventually(lambda: "d0" in watcher.workers)
+        await worker.announcer.stop()
+        down_s = await eventually(lambda: not watcher.workers)
+
+    assert up_s < 0.2
+    assert down_s < 0.2
+
+
+async def test_a_worker_that_was_there_first_is_seen_at_once(world: World) -> None:
+    worker = await world.worker("d0")
+    worker.store(1, 2)
+
+    watcher = await world.watcher()
+
+    assert "d0" in watcher.workers
+    await eventually(lambda: world.shows(watcher, worker))
+
+
+async def test_a_worker_that_leaves_is_gone_before_its_lease_ends(world: World) -> None:
+    watcher = await world.watcher()
+    worker = await world.worker("d0")
+    worker.store(1)
+    await eventually(lambda: world.shows(watcher, worker))
+
+    await worker.announcer.stop()
+    took_s = await eventually(lambda: "d0" not in watcher.workers)
+
+    assert took_s < FAST.lease_s / 3
+    assert world.downs == [("d0", "e1")]
+    assert watcher.index.num_blocks("d0") == 0
+
+
+async def test_a_worker_that_dies_is_gone_within_a_second_after_its_lease(world: World) -> None:
+    watcher = await world.watcher()
+    worker = await world.worker("d0")
+    await eventually(lambda: "d0" in watcher.workers)
+    await eventually(lambda: watcher.contact.unbroken_s > FAST.lease_s)
+
+    await worker.crash()
+    took_s = await eventually(lambda: "d0" not in watcher.workers)
+
+    assert FAST.lease_s - 2 * FAST.refresh_s < took_s < FAST.lease_s + 1.0
+
+
+async def test_a_living_worker_outlives_many_leases(world: World) -> None:
+    watcher = await world.watcher()
+    await world.worker("d0")
+
+    await eventually(lambda: watcher.contact.unbroken_s > 3 * FAST.lease_s)
+
+    assert "d0" in watcher.workers
+    assert world.downs == []
+
+
+async def test_nothing_of_a_dead_worker_stays_in_redis(
+    world: World, redis_server: EmbeddedRedis, keys: Keys
+) -> None:
+    client = Redis.from_url(redis_server.url, protocol=2)
+    worker = await world.worker("d0")
+    worker.store(1)
+    worker.announcer.publish_load(StepLoad(num_running=1))
+    await eventually(lambda: len(worker.announcer._events) == 0)
+
+    lives_ms = [
+        await client.pttl(name) for name in (keys.worker("d0"), keys.events("d0"), keys.load("d0"))
+    ]
+    await worker.announcer.stop()
+    left = await client.exists(keys.worker("d0"), keys.events("d0"), keys.load("d0"))
+    await client.aclose()
+
+    assert all(0 < life <= FAST.stream_ttl_s * 1000 for life in lives_ms)
+    assert left == 0
+
+
+async def test_the_index_follows_any_order_of_events(world: World) -> None:
+    rng = random.Random(5)
+    watcher = await world.watcher()
+    worker = await world.worker("d0")
+    for _ in range(300):
+        numbers = rng.sample(range(40), 3)
+        if rng.random() < 0.02:
+            worker.clear()
+        elif rng.random() < 0.6:
+            worker.store(*numbers)
+        else:
+            worker.remove(*numbers)
+        if rng.random() < 0.1:
+            await asyncio.sleep(0.001)
+
+    await eventually(lambda: world.shows(watcher, worker) and not len(worker.announcer._events))
+
+    assert watcher.follower.num_gaps == 0
+    assert watcher.follower.num_snapshots == 1
+
+
+async def test_many_events_pass_in_batches(world: World) -> None:
+    watcher = await world.watcher()
+    worker = await world.worker("d0")
+    await eventually(lambda: watcher.follower.is_synced("d0"))
+
+    worker.store(*range(20_000))
+
+    await eventually(lambda: watcher.index.num_blocks("d0") == 20_000)
+    assert watcher.follower.num_gaps == 0
+
+
+async def test_a_gap_in_the_events_brings_a_snapshot(
+    world: World, redis_server: EmbeddedRedis, keys: Keys
+) -> None:
+    watcher = await world.watcher()
+    worker = await world.worker("d0")
+    worker.store(1)
+    await eventually(lambda: world.shows(watcher, worker))
+
+    worker.cache.add(2)
+    worker.announcer._events._last_seq += 1  # an event that never reaches the stream
+    worker.store(3)
+
+    await eventually(lambda: world.shows(watcher, worker))
+    assert watcher.follower.num_gaps == 1
+    assert watcher.follower.num_snapshots == 2
+
+
+async def test_an_entry_that_makes_no_sense_brings_a_snapshot(
+    world: World, redis_server: EmbeddedRedis, keys: Keys
+) -> None:
+    client = Redis.from_url(redis_server.url, protocol=2)
+    watcher = await world.watcher()
+    worker = await world.worker("d0")
+    worker.store(1)
+    await eventually(lambda: world.shows(watcher, worker))
+
+    worker.cache.add(2)
+    await client.xadd(keys.events("d0"), {"epoch": "e1", "seq": 2, "kinds": b"\1", "keys": b"?"})
+    await client.aclose()
+
+    await eventually(lambda: world.shows(watcher, worker))
+
+
+async def test_a_new_epoch_is_a_down_and_an_up_with_a_fresh_cache(world: World) -> None:
+    watcher = await world.watcher()
+    first = await world.worker("d0", "e1")
+    first.store(1, 2, 3)
+    await eventually(lambda: world.shows(watcher, first))
+    await first.crash()
+
+    second = await world.worker("d0", "e2")
+    second.store(7)
+
+    await eventually(lambda: world.ups == [("d0", "e1"), ("d0", "e2")])
+    await eventually(lambda: world.shows(watcher, second))
+    assert world.downs == [("d0", "e1")]
+    assert watcher.workers["d0"].epoch == "e2"
+
+
+async def test_events_of_an_old_epoch_are_ignored(
+    world: World, redis_server: EmbeddedRedis, keys: Keys
+) -> None:
+    client = Redis.from_url(redis_server.url, protocol=2)
+    watcher = await world.watcher()
+    worker = await world.worker("d0", "e2")
+    worker.store(1)
+    await eventually(lambda: world.shows(watcher, worker))
+
+    old = {"epoch": "e1", "seq": 2, "kinds": b"\1", "keys": block_key(66)}
+    await client.xadd(keys.events("d0"), old)
+    await client.aclose()
+    worker.store(2)
+
+    await eventually(lambda: watcher.index.num_blocks("d0") == 2)
+    assert world.shows(watcher, worker)
+    assert watcher.follower.num_gaps == 0
+
+
+async def test_a_failing_snapshot_is_asked_for_again(world: World) -> None:
+    world.refuse_snapshots = 3
+    worker = await world.worker("d0")
+    worker.store(1)
+    with capture_logs() as logs:
+        watcher = await world.watcher()
+
+        await eventually(lambda: world.shows(watcher, worker))
+
+    warnings = [line for line in logs if line["log_level"] == "warning"]
+    assert len(warnings) == 1
+    assert "the worker does not answer" in warnings[0]["reason"]
+
+
+async def test_events_during_a_snapshot_are_not_lost(world: World) -> None:
+    worker = await world.worker("d0")
+    worker.store(1)
+    world.may_answer.clear()
+    watcher = await world.watcher()
+    await eventually(lambda: world.num_asked == 1)
+
+    worker.store(2)
+    worker.remove(1)
+    await eventually(lambda: not len(worker.announcer._events))
+    world.may_answer.set()
+
+    await eventually(lambda: world.shows(watcher, worker))
+    assert watcher.follower.num_snapshots == 1
+
+
+async def test_streams_are_bounded_and_a_slow_reader_starts_over(
+    world: World, redis_server: EmbeddedRedis, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("baton.registry.events.MAX_BATCH_EVENTS", 1)
+    monkeypatch.setattr("baton.registry.commands.MAX_STREAM_ENTRIES", 10)
+    client = Redis.from_url(redis_server.url, protocol=2)
+    worker = await world.worker("d0")
+    world.may_answer.clear()
+    watcher = await world.watcher()
+    await eventually(lambda: world.num_asked == 1)
+
+    worker.store(*range(350))
+    await eventually(lambda: not len(worker.announcer._events))
+    num_entries = await client.xlen(keys.events("d0"))
+    await client.aclose()
+    world.may_answer.set()
+
+    await eventually(lambda: world.shows(watcher, worker))
+    assert num_entries <= 10 + 100  # Redis trims whole nodes of 100 entries
+    assert watcher.follower.num_gaps == 1
+
+
+async def test_a_kvstore_is_seen_and_not_asked_for_blocks(world: World) -> None:
+    watcher = await world.watcher()
+
+    await world.worker("k0", role=Role.KVSTORE)
+    await eventually(lambda: "k0" in watcher.workers)
+
+    assert watcher.follower._cursors == {}
+
+
+async def test_loads_arrive_and_the_newest_wins(world: World) -> None:
+    watcher = await world.watcher()
+    worker = await world.worker("d0")
+
+    worker.announcer.publish_load({"num_running": 1})
+    await eventually(lambda: watcher.loads.get("d0") == LoadRecord(num_running=1))
+    for count in range(50):
+        worker.announcer.publish_load(StepLoad(num_running=count, num_waiting=2))
+
+    await eventually(lambda: watcher.loads["d0"] == LoadRecord(num_running=49, num_waiting=2))
+
+
+async def test_load_of_an_idle_worker_lives_as_long_as_the_worker(
+    world: World, redis_server: EmbeddedRedis, keys: Keys
+) -> None:
+    client = Redis.from_url(redis_server.url, protocol=2)
+    watcher = await world.watcher()
+    worker = await world.worker("d0")
+    worker.announcer.publish_load({"num_running": 1})
+
+    await eventually(lambda: watcher.contact.unbroken_s > 2 * FAST.lease_s)
+    is_there = await client.exists(keys.load("d0"))
+    await client.aclose()
+
+    assert is_there == 1
+
+
+async def test_a_changed_record_arrives_without_a_down(world: World) -> None:
+    watcher = await world.watcher()
+    worker = await world.worker("d0")
+    await eventually(lambda: "d0" in watcher.workers)
+
+    worker.announcer.update_record(is_draining=True)
+
+    await eventually(lambda: watcher.workers["d0"].is_draining)
+    assert world.downs == []
+    assert world.ups == [("d0", "e1")]
+
+
+async def test_identity_cannot_be_changed(redis_server: EmbeddedRedis, keys: Keys) -> None:
+    announcer = Announcer(redis_server.url, make_record("d0", "e1"), keys=keys)
+
+    with pytest.raises(ValueError, match="keeps its worker_id and epoch"):
+        announcer.update_record(epoch="e2")
+    await announcer.stop()
+
+
+async def test_a_record_that_makes_no_sense_hides_nobody_else(
+    world: World, redis_server: EmbeddedRedis, keys: Keys
+) -> None:
+    client = Redis.from_url(redis_server.url, protocol=2)
+    await client.zadd(keys.workers, {"broken": 9e9})
+    await client.hset(keys.worker("broken"), "role", "JESTER")
+    await client.aclose()
+
+    watcher = await world.watcher()
+    await world.worker("d0")
+
+    await eventually(lambda: list(watcher.workers) == ["d0"])
+
+
+async def test_a_callback_that_fails_stops_nothing(world: World) -> None:
+    watcher = await world.watcher()
+    watcher._on_up = lambda record: 1 // 0  # type: ignore[assignment, return-value]
+
+    with capture_logs() as logs:
+        await world.worker("d0")
+        await eventually(lambda: "d0" in watcher.workers)
+        await world.worker("d1")
+        await eventually(lambda: "d1" in watcher.workers)
+
+    assert [line["worker_id"] for line in logs if line["log_level"] == "error"] == ["d0", "d1"]
+
+
+async def test_the_younger_of_two_processes_with_one_name_wins(world: World) -> None:
+    watcher = await world.watcher()
+    elder = await world.worker("d0", "e1")
+    await eventually(lambda: "d0" in watcher.workers)
+
+    with capture_logs() as logs:
+        younger = await world.worker("d0", "e2")
+        await eventually(lambda: elder.announcer.is_superseded)
+    younger.store(1)
+    elder.store(2)
+    await eventually(lambda: world.shows(watcher, younger))
+    await younger.crash()
+
+    assert len([line for line in logs if line["log_level"] == "error"]) == 1
+    await eventually(lambda: not elder.announcer.is_superseded)
+    await eventually(lambda: watcher.workers["d0"].epoch == "e1")
+
+
+async def test_two_watchers_agree(world: World) -> None:
+    watchers = [await world.watcher(), await world.watcher()]
+    workers = [await world.worker(f"d{number}") for number in range(3)]
+    for number, worker in enumerate(workers):
+        worker.store(*range(number + 1))
+
+    await eventually(
+        lambda: all(world.shows(watcher, worker) for watcher in watchers for worker in workers)
+    )
+
+    chain = [block_key(number) for number in range(5)]
+    assert [watcher.index.match(chain) for watcher in watchers] == [{"d0": 1, "d1": 2, "d2": 3}] * 2

@@ -1,0 +1,56 @@
+"""Blocks with bytes of their own, for kvstore tests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+from baton.blocks import BlockKey, checksum
+from baton.v1 import kvstore_pb2 as pb
+
+
+def key_of(number: int) -> BlockKey:
+    """A key, spread like real ones."""
+    return BlockKey(hashlib.blake2b(number.to_bytes(8, "big"), digest_size=16).digest())
+
+
+def data_of(number: int, size: int) -> bytes:
+    """Bytes that differ from block to block and from place to place."""
+    seed = hashlib.blake2b(number.to_bytes(8, "big")).digest()
+    return (seed * (size // len(seed) + 1))[:size]
+
+
+def blocks_of(numbers: Iterable[int], size: int) -> list[tuple[BlockKey, bytes]]:
+    """Blocks as a client puts them."""
+    return [(key_of(number), data_of(number, size)) for number in numbers]
+
+
+class Sink:
+    """Takes what a client reads."""
+
+    def __init__(self) -> None:
+        self.blocks: list[tuple[int, bytes]] = []
+
+    def __call__(self, index: int, data: bytes | memoryview) -> None:
+        """Keeps a copy."""
+        self.blocks.append((index, bytes(data)))
+
+
+def piece(number: int, size: int = 100, **changes: Any) -> pb.PutRequest:
+    """The only piece of a small block, with some fields changed."""
+    data = data_of(number, size)
+    fields = {
+        "key": key_of(number),
+        "namespace": "ns",
+        "size_bytes": size,
+        "data": data,
+        "checksum": checksum(data),
+    }
+    return pb.PutRequest(**{**fields, **changes})
+
+
+async def stream(*pieces: pb.PutRequest) -> AsyncIterator[pb.PutRequest]:
+    """The pieces as a request stream."""
+    for each in pieces:
+        yield each
