@@ -14,7 +14,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from baton.errors import BatonError
+from baton.errors import BatonError, EngineFailed
 from baton.rpc import health, logs, metrics, telemetry
 from baton.rpc.channels import SERVER_OPTIONS, TlsFiles
 from baton.rpc.gate import Gate, Phase
@@ -94,6 +94,7 @@ class Process:
         self._drain_hooks: list[Hook] = []
         self._watcher: asyncio.Task[None] | None = None
         self._stop_wanted = asyncio.Event()
+        self._failure: BaseException | None = None
         self._stopped: asyncio.Task[None] | None = None
 
     @property
@@ -137,6 +138,11 @@ class Process:
         """Makes `run` stop the process. Safe from signal handlers of the loop."""
         self._stop_wanted.set()
 
+    def fail(self, error: BaseException) -> None:
+        """Makes `run` stop the process and then raise: a part has broken down for good."""
+        self._failure = self._failure or error
+        self.request_stop()
+
     async def run(self) -> None:
         """Serves until SIGTERM, SIGINT or `request_stop`. A second signal ends it at once."""
         loop = asyncio.get_running_loop()
@@ -156,6 +162,8 @@ class Process:
             await self.stop()
         if not starting.cancelled():
             starting.result()
+        if self._failure is not None:
+            raise EngineFailed(f"stopped after a failure: {self._failure}") from self._failure
 
     async def start(self) -> None:
         """Brings the process to ready. Raises what a part raises; call `stop` then too."""

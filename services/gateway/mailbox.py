@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from collections import deque
 
 from baton.errors import BatonError
 from baton.request import TokenLogprobs
 from services.gateway.types import Chunk
 
+MAX_CHUNK_TOKENS = 1024
+"""Merging ends here: with 20 log-probabilities of 35 bytes a token, this is 0.7 MB."""
+
 
 class Mailbox:
-    """Filled by links, emptied by one reader; at most one chunk per sample, never a queue."""
+    """Filled by links, emptied by one reader, who gets all that came for a sample as one chunk."""
 
     def __init__(self) -> None:
-        self._pending: dict[int, _Merged] = {}
+        self._pending: dict[int, deque[Chunk]] = {}
         self._error: BatonError | None = None
         self._is_closed = False
         self._news = asyncio.Event()
         self.num_merged = 0
-        """Chunks that joined one still waiting."""
+        """Chunks that were told together with the one before them."""
 
     def put(self, chunk: Chunk) -> None:
-        """Adds a chunk; it joins the one of its sample that still waits."""
-        merged = self._pending.get(chunk.sample_index)
-        if merged is None:
-            merged = self._pending[chunk.sample_index] = _Merged(chunk)
-        else:
-            self.num_merged += 1
-            merged.add(chunk)
+        """Adds a chunk behind those of its sample that still wait."""
+        self._pending.setdefault(chunk.sample_index, deque()).append(chunk)
         self._news.set()
 
     def close(self, error: BatonError | None = None) -> None:
@@ -47,35 +45,32 @@ class Mailbox:
                 return None
             self._news.clear()
             await self._news.wait()
-        return self._pending.pop(next(iter(self._pending))).chunk()
+        sample = next(iter(self._pending))
+        waiting = self._pending.pop(sample)
+        chunk = self._merge(waiting)
+        if waiting:
+            self._pending[sample] = waiting
+        return chunk
 
-
-@dataclass(slots=True)
-class _Merged:
-    """Chunks of one sample, in order."""
-
-    last: Chunk
-    earlier: list[Chunk] = field(default_factory=list)
-
-    def add(self, chunk: Chunk) -> None:
-        self.earlier.append(self.last)
-        self.last = chunk
-
-    def chunk(self) -> Chunk:
-        if not self.earlier:
-            return self.last
-        parts = [*self.earlier, self.last]
-        token_ids: list[int] = []
-        logprobs: list[TokenLogprobs] = []
-        for part in parts:
-            token_ids += part.token_ids
-            logprobs += part.logprobs
+    def _merge(self, waiting: deque[Chunk]) -> Chunk:
+        last = waiting.popleft()
+        if not waiting:
+            return last
+        texts = [last.text]
+        token_ids = list(last.token_ids)
+        logprobs: list[TokenLogprobs] = list(last.logprobs)
+        while waiting and len(token_ids) + len(waiting[0].token_ids) <= MAX_CHUNK_TOKENS:
+            last = waiting.popleft()
+            texts.append(last.text)
+            token_ids += last.token_ids
+            logprobs += last.logprobs
+            self.num_merged += 1
         return Chunk(
-            sample_index=self.last.sample_index,
-            text="".join(part.text for part in parts),
+            sample_index=last.sample_index,
+            text="".join(texts),
             token_ids=tuple(token_ids),
             logprobs=tuple(logprobs),
-            finish_reason=self.last.finish_reason,
-            stop_string=self.last.stop_string,
-            stop_token_id=self.last.stop_token_id,
+            finish_reason=last.finish_reason,
+            stop_string=last.stop_string,
+            stop_token_id=last.stop_token_id,
         )

@@ -6,9 +6,10 @@ import logging
 from importlib import import_module
 from typing import Any
 
-import kernels
 import pytest
 import torch
+
+import kernels
 
 
 def test_the_implementation_for_the_device_is_taken_else_the_reference() -> None:

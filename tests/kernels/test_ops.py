@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-import kernels
 import pytest
 import torch
+
+import kernels
 from kernels.case import Case, difference
 
 FOLDER = Path(kernels.__file__).parent

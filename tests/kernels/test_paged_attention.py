@@ -6,9 +6,10 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-import kernels
 import pytest
 import torch
+
+import kernels
 from kernels.paged_attention.cases import Shape, make
 
 SHAPE = Shape(query_lens=(1, 3, 1, 5, 1, 1), context_lens=(8, 3, 1, 17, 9, 40))

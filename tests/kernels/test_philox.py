@@ -7,6 +7,7 @@ import random
 
 import pytest
 import torch
+
 from kernels.sample.philox import gumbel_, philox
 
 # Counter, key and answer: `philox4x32 10` in Random123's kat_vectors.

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from kernels.case import Arguments, Case
 from torch import Tensor
+
+from kernels.case import Arguments, Case
 
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
 

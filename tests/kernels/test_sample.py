@@ -7,15 +7,16 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-import kernels
 import pytest
 import torch
+from torch import Tensor
+
+import kernels
 from kernels.case import normal
 from kernels.sample import Sampled
 from kernels.sample.cases import Row, make_rows
-from torch import Tensor
 
-NUM_DRAWS = 3000
+NUM_DRAWS = 1500
 
 
 @pytest.fixture(params=kernels.IMPLEMENTATIONS["sample"])
@@ -48,8 +49,8 @@ MIXED = (
     Row(seed=7, top_k=1500, min_p=0.01, top_p=0.5),
     Row(seed=-8, bias=((5, 9.0), (7, -torch.inf))),
     Row(seed=9, repetition_penalty=1.3, prompt_tokens=(1, 2, 3), output_tokens=(5, 5)),
-    Row(seed=10, temperature=0.0, presence_penalty=1.0, output_tokens=(4, 9)),
-    Row(seed=11, frequency_penalty=1.0, output_tokens=(4, 9), top_p=0.7),
+    Row(seed=10, temperature=0.0, presence_penalty=1.0, output_tokens=(4, 8)),
+    Row(seed=11, frequency_penalty=1.0, output_tokens=(4, 8), top_p=0.7),
 )
 
 
@@ -149,9 +150,7 @@ TENTHS = [math.log(0.2), math.log(0.4), math.log(0.1), math.log(0.3)]
         ({"top_k": 3, "top_p": 0.9, "min_p": 0.7}, [0, 4 / 7, 0, 3 / 7]),
     ],
 )
-def test_filters_keep_what_they_say(
-    run: Any, filters: dict[str, Any], shares: list[float]
-) -> None:
+def test_filters_keep_what_they_say(run: Any, filters: dict[str, Any], shares: list[float]) -> None:
     rows = [Row(seed=index, **filters) for index in range(NUM_DRAWS)]
 
     sampled = draw(run, TENTHS, *rows)

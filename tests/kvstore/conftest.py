@@ -7,12 +7,16 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from pydantic import ByteSize
 from service_process import ServiceProcess
 
 from baton.rpc.channels import open_channel
+from baton.rpc.serve import Process
 from baton.transfer.kvstore import KvStoreClient
 from baton.transfer.kvstore_node import Timeouts
 from baton.v1 import kvstore_pb2_grpc
+from services.kvstore.__main__ import build
+from services.kvstore.settings import Settings
 
 QUICK = Timeouts(find_s=2.0, put_s=10.0, get_s=10.0, stall_s=1.0)
 Start = Callable[..., ServiceProcess]
@@ -45,8 +49,13 @@ async def client(kvstore: ServiceProcess) -> AsyncIterator[KvStoreClient]:
 
 
 @pytest.fixture
-async def stub(kvstore: ServiceProcess) -> AsyncIterator[Any]:
-    """The bare RPCs."""
-    async with open_channel(kvstore.address) as channel:
+async def stub() -> AsyncIterator[Any]:
+    """The bare RPCs of a kvstore of 64 MB in this process: quick to have."""
+    settings = Settings(listen="127.0.0.1:0", capacity_bytes=ByteSize(64 << 20))
+    process = Process("kvstore", settings)
+    await build(process, settings)
+    await process.start()
+    async with open_channel(process.address) as channel:
         make: Any = kvstore_pb2_grpc.KvStoreServiceStub
         yield make(channel)
+    await process.stop()

@@ -17,6 +17,7 @@ from kvstore_blocks import Sink, blocks_of, data_of, key_of
 from service_process import ServiceProcess
 
 from baton.blocks import checksum
+from baton.rpc.channels import open_channel
 from baton.transfer.kvstore import KvStoreClient
 from baton.transfer.kvstore_node import Timeouts
 from baton.v1 import kvstore_pb2 as pb
@@ -77,11 +78,13 @@ async def test_blocks_of_another_namespace_or_size_are_not_delivered(client: KvS
     assert sink.blocks == []
 
 
-async def test_storing_twice_stores_once(client: KvStoreClient, stub: Any) -> None:
+async def test_storing_twice_stores_once(kvstore: ServiceProcess, client: KvStoreClient) -> None:
     first = await client.put(blocks_of(range(3), 100), "ns")
     second = await client.put(blocks_of(range(4), 100), "ns")
 
-    stats = await stub.GetStats(pb.GetStatsRequest())
+    async with open_channel(kvstore.address) as channel:
+        stub: Any = kvstore_pb2_grpc.KvStoreServiceStub
+        stats = await stub(channel).GetStats(pb.GetStatsRequest(), timeout=5)
     assert (first, second) == (3, 4)
     assert (stats.block_count, stats.used_bytes) == (4, 400)
 

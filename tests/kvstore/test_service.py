@@ -1,4 +1,4 @@
-"""The RPCs of a real kvstore process: limits, bad uploads, statistics, health."""
+"""The RPCs: limits, bad uploads, statistics, life."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from service_process import ServiceProcess
 
 from baton.blocks import checksum
 from baton.errors import DeadlineExceeded, InvalidRequest, Overloaded
+from baton.rpc import metrics
 from baton.rpc.status import from_rpc_error
 from baton.transfer.kvstore import KvStoreClient
 from baton.v1 import kvstore_pb2 as pb
@@ -178,8 +179,8 @@ async def test_statistics_count_hits_misses_and_bytes(stub: Any) -> None:
     assert (stats.block_count, stats.used_bytes) == (2, 200)
 
 
-async def test_a_kvstore_drains_on_sigterm(stub: Any, kvstore: ServiceProcess) -> None:
-    await stub.Put(stream(piece(1)), timeout=5)
+async def test_a_kvstore_drains_on_sigterm(client: KvStoreClient, kvstore: ServiceProcess) -> None:
+    await client.put([(key_of(1), bytes(100))], "ns")
 
     kvstore.signal(signal.SIGTERM)
 
@@ -245,3 +246,17 @@ def test_help_tells_the_settings_and_nothing_heavy_is_loaded() -> None:
     assert "(default: 1GiB)" in shown.stdout
     loaded = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
     assert not loaded & {"torch", "baton.engine", "kernels"}
+
+
+async def test_the_store_shows_in_the_metrics(stub: Any) -> None:
+    await stub.Put(stream(piece(1), piece(2, checksum=1)), timeout=5)
+    call = stub.Get(pb.GetRequest(keys=key_of(1) + key_of(9), namespace="ns"), timeout=5)
+    _ = [answer async for answer in call]
+
+    shown = metrics.render().decode()
+
+    assert "baton_kvstore_blocks 1.0" in shown
+    assert "baton_kvstore_used_bytes 100.0" in shown
+    assert "baton_kvstore_hits_total 1.0" in shown
+    assert "baton_kvstore_misses_total 1.0" in shown
+    assert 'baton_kvstore_refused_blocks_total{reason="checksum"}' in shown

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 from service_process import ServiceProcess
 
-from baton.errors import InvalidRequest
+from baton.errors import EngineFailed, InvalidRequest
 from baton.rpc.channels import open_channel
 from baton.rpc.serve import Process
 from baton.v1 import decode_pb2_grpc, kvstore_pb2, kvstore_pb2_grpc
@@ -174,6 +174,22 @@ async def test_parts_that_started_are_stopped_when_one_does_not_start() -> None:
         await process.run()
 
     assert life == ["store starts", "loop starts", "loop stops", "store stops"]
+
+
+async def test_a_part_that_breaks_down_drains_the_process_and_makes_run_raise() -> None:
+    process = Process("example", Settings())
+    life: list[str] = []
+    process.on_stop(Part("store", life).stop)
+
+    async def break_down() -> None:
+        process.fail(RuntimeError("device lost"))
+
+    process.on_ready(break_down)
+
+    with pytest.raises(EngineFailed, match="device lost"):
+        await process.run()
+
+    assert life == ["store stops"]
 
 
 async def test_draining_refuses_new_calls_and_lets_streams_end(process: Process) -> None:

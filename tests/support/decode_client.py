@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import grpc
+from checkpoints import VOCAB_SIZE
 
 from baton import convert
 from baton.blocks import pack_tokens
@@ -17,6 +19,12 @@ from baton.v1 import decode_pb2 as pb
 from baton.v1 import decode_pb2_grpc, worker_pb2, worker_pb2_grpc
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
+
+
+def make_prompt(length: int, seed: int) -> list[int]:
+    """Token ids of a test checkpoint's vocabulary, without the special ones."""
+    source = random.Random(seed * 1000 + length)
+    return [source.randrange(8, VOCAB_SIZE) for _ in range(length)]
 
 
 @dataclass

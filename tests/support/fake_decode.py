@@ -140,6 +140,7 @@ class FakeDecode(decode_pb2_grpc.DecodeServiceServicer, worker_pb2_grpc.WorkerSe
         self.submissions: list[Submitted] = []
         self.connections: list[Connection] = []
         self.num_connects = 0
+        self.num_frames = 0
         self.address = ""
         self._server: grpc.aio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -199,6 +200,7 @@ class FakeDecode(decode_pb2_grpc.DecodeServiceServicer, worker_pb2_grpc.WorkerSe
     ) -> None:
         by_handle: dict[int, Submitted] = {}
         async for frame in requests:
+            self.num_frames += 1
             for message in frame.submits:
                 submission = Submitted(message, connection)
                 by_handle[message.handle] = submission

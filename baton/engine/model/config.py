@@ -23,6 +23,7 @@ ARCHITECTURES: Mapping[str, str] = {
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 DTYPES = ("float32", "bfloat16", "float16")
+_TRAINED_LEN = "original_max_position_embeddings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,18 +233,18 @@ def _rope(raw: _Raw) -> RopeConfig:
     return RopeConfig(
         rope_type=rope_type,
         theta=raw.number("rope_theta", 10_000.0) if theta is None else float(theta),
-        parameters={**_original_len(raw), **parameters, **_original_len_override(raw)},
+        parameters={} if rope_type == "default" else _scaling(raw, parameters),
     )
 
 
-def _original_len(raw: _Raw) -> dict[str, Any]:
-    return {"original_max_position_embeddings": raw.values.get("max_position_embeddings")}
-
-
-def _original_len_override(raw: _Raw) -> dict[str, Any]:
-    """Some makers keep the trained length beside the rope parameters; there it leads."""
-    name = "original_max_position_embeddings"
-    return {name: raw.values[name]} if raw.values.get(name) else {}
+def _scaling(raw: _Raw, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What a scaled rope type reads, with the length that the model was trained on."""
+    named = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    scaling = {name: value for name, value in parameters.items() if name not in named}
+    # Some makers keep the length beside the rope parameters; there it leads.
+    beside = raw.values.get(_TRAINED_LEN)
+    trained_len = beside or scaling.get(_TRAINED_LEN) or raw.values.get("max_position_embeddings")
+    return {**scaling, _TRAINED_LEN: trained_len}
 
 
 def _context_len(raw: _Raw, model_type: str) -> int:
@@ -262,8 +263,7 @@ def _context_len(raw: _Raw, model_type: str) -> int:
 def _sliding_window(raw: _Raw, model_type: str) -> int | None:
     """Tokens that some layer looks back; None: every layer sees all."""
     if model_type == "mistral":
-        # A config that does not mention the window means the architecture's 4096.
-        return raw.count("sliding_window") if raw.values.get("sliding_window", 4096) else None
+        return raw.count("sliding_window", 4096) if _names_window(raw) else None
     if model_type == "llama" or not raw.flag("use_sliding_window"):
         return None
     layer_types = raw.values.get("layer_types")
@@ -272,7 +272,12 @@ def _sliding_window(raw: _Raw, model_type: str) -> int | None:
         return None
     if layer_types is not None and "sliding_attention" not in layer_types:
         return None
-    return raw.count("sliding_window", 4096) if raw.values.get("sliding_window", 4096) else None
+    return raw.count("sliding_window", 4096) if _names_window(raw) else None
+
+
+def _names_window(raw: _Raw) -> bool:
+    """False where the config says null: no window. Silence means the architecture's own."""
+    return raw.values.get("sliding_window", 4096) is not None
 
 
 def _dtype(values: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,46 @@
+"""Real prefill and decode workers on small random models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from checkpoints import make_checkpoint
+from service_process import ServiceProcess
+
+Start = Callable[..., ServiceProcess]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    """A folder of random weights."""
+    return make_checkpoint(tmp_path_factory.mktemp("models") / "tiny", "qwen3")
+
+
+def start_worker(stack: ExitStack, model: Path, role: str, *flags: str) -> ServiceProcess:
+    """A worker on one thread with 256 blocks; later flags win."""
+    base = ("--model", str(model), "--device", "cpu", "--threads", "1", "--num-blocks", "256")
+    process = ServiceProcess(
+        "-m", f"services.{role}", *base, *flags, environment={"OMP_NUM_THREADS": "1"}
+    )
+    return stack.enter_context(process)
+
+
+@pytest.fixture
+def start(model) -> Iterator[Start]:
+    """Starts workers, `start("decode", "--transports", "grpc")`; they end with the test."""
+    with ExitStack() as stack:
+        yield lambda role, *flags: start_worker(stack, model, role, *flags)
+
+
+@pytest.fixture(scope="module")
+def pair(model) -> Iterator[tuple[ServiceProcess, ServiceProcess]]:
+    """(decode, prefill) for tests that leave them as they were."""
+    with ExitStack() as stack:
+        decode = start_worker(stack, model, "decode", "--verify-transfers")
+        # Small steps: a prompt takes many, so that there is a middle of it.
+        prefill = start_worker(stack, model, "prefill", "--max-batch-tokens", "16")
+        yield decode, prefill
+
