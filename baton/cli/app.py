@@ -163,11 +163,19 @@ def generate(
     quiet: Annotated[bool, typer.Option("--quiet", help="No figures behind the answer.")] = False,
 ) -> None:
     """Stream one answer from a running gateway: text to standard output, figures to error."""
-    from baton.cli.ask import Sampling, run_generate
+    from baton.cli.ask import run_generate
+    from baton.client import Sampling
 
-    sampling = Sampling(max_tokens, temperature, top_p, seed, tuple(stop or ()))
+    sampling = Sampling(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop_strings=tuple(stop or ()),
+    )
     text = sys.stdin.read() if prompt == "-" else prompt
-    sys.exit(run_generate(address, model, text, sampling, is_raw=raw, is_quiet=quiet))
+    asked = text if raw else [{"role": "user", "content": text}]
+    sys.exit(run_generate(address, model, asked, sampling, is_quiet=quiet))
 
 
 @app.command(epilog="Example: baton chat --system 'Answer in one sentence.'")
@@ -182,10 +190,10 @@ def chat(
     seed: Seed = None,
 ) -> None:
     """Talk to a running gateway. Ctrl-C ends an answer, /clear forgets, /exit leaves."""
-    from baton.cli.ask import Sampling
     from baton.cli.chat import run_chat
+    from baton.client import Sampling
 
-    sampling = Sampling(max_tokens, temperature, top_p, seed)
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     sys.exit(run_chat(address, model, system, sampling))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Collection
 from types import TracebackType
 
 from rich.console import Console
@@ -25,10 +26,16 @@ class Display:
     """Observer of a supervisor. Inside `with`, a terminal shows one spinner per process."""
 
     def __init__(
-        self, console: Console, names: list[str], *, show_lines: bool = True, prefixed: bool = True
+        self,
+        console: Console,
+        names: list[str],
+        *,
+        quiet: Collection[str] = (),
+        prefixed: bool = True,
     ) -> None:
+        """`quiet` names processes whose lines are kept back until they fail to start."""
         self._console = console
-        self._show_lines = show_lines
+        self._quiet = frozenset(quiet)
         self._prefixed = prefixed
         self._width = max(map(len, names), default=0)
         self._colors = {name: _COLORS[at % len(_COLORS)] for at, name in enumerate(names)}
@@ -71,8 +78,7 @@ class Display:
 
     def on_line(self, name: str, line: str) -> None:
         """Prints the line behind its process's name."""
-        self._rows[name].last_line = line
-        if not self._show_lines:
+        if name in self._quiet:
             return
         if not self._prefixed:
             self._console.out(line, highlight=False)
@@ -83,7 +89,7 @@ class Display:
 
     def show_failure(self, failure: ProcessFailed) -> None:
         """The last words of a process that did not start, unless they have been seen."""
-        if self._show_lines:
+        if failure.name not in self._quiet:
             return
         for line in failure.last_lines[-_SHOWN_LINES:]:
             self._console.print(self._prefix(failure.name) + Text(line), soft_wrap=True)
@@ -96,7 +102,6 @@ class _Row:
     """One process's line of the progress."""
 
     def __init__(self, name: str, width: int) -> None:
-        self.last_line = ""
         self.took_s = 0.0
         self._name = f"{name:<{width}}"
         self._state: State | None = None

@@ -53,7 +53,7 @@ async def running(
     display = Display(
         console,
         [spec.name for spec in topology.processes],
-        show_lines=show_lines,
+        quiet=[spec.name for spec in topology.processes if spec.is_quiet or not show_lines],
         prefixed=options.log_format != "json",
     )
     patience = Patience(grace_s=options.grace_seconds + _STOP_MARGIN_S)

@@ -36,6 +36,8 @@ class ProcessSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     metrics_address: str = ""
     http_address: str = ""
+    is_quiet: bool = False
+    """Whether its lines are of interest only when it fails."""
 
 
 Stage = tuple[ProcessSpec, ...]
@@ -113,7 +115,9 @@ class _Planner:
         port = self._ports.pick()
         address = f"127.0.0.1:{port}"
         self._redis_url = f"redis://{address}/0"
-        return ProcessSpec("redis", tuple(server_command(port)), address, Probe.REDIS)
+        is_quiet = self._options.log_level != "debug"
+        command = tuple(server_command(port))
+        return ProcessSpec("redis", command, address, Probe.REDIS, is_quiet=is_quiet)
 
     def _workers(self, placement: Placement, kvstores: list[str]) -> Stage:
         options = self._options

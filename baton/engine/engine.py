@@ -152,11 +152,10 @@ class Engine:
         """Runs one batch, if anything can run, and hands out all news since the last step."""
         started_ns = time.monotonic_ns()
         self._num_steps += 1
-        num_preemptions = self._roster.num_preemptions
         plan = self._dispatcher.plan()
+        # Who is in line was refused just now: only an end or a call can change that.
+        self._is_stalled = True
         self._report(plan)
-        has_moved = plan.chunks or plan.impossible or self._roster.num_preemptions > num_preemptions
-        self._is_stalled = not has_moved
         work = _measure(plan.chunks)
         if plan.chunks:
             self._commit(plan.chunks, self._runner.run(plan.chunks))

@@ -15,7 +15,7 @@ from baton.blocks import BlockKey
 from baton.registry.blockrecords import BlockRecordBuffer
 from baton.registry.client import FAILURES, close, connect
 from baton.registry.commands import WorkerCommands
-from baton.registry.contact import Contact
+from baton.registry.contact import Contact, end
 from baton.registry.events import MAX_BUFFERED_EVENTS, CacheEvent, EventBuffer
 from baton.registry.keys import Keys
 from baton.registry.records import BlockRecord, LoadRecord, WorkerRecord
@@ -89,12 +89,11 @@ class Announcer:
     async def stop(self) -> None:
         """Takes the worker's record back, if Redis answers, and ends."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
             self._task = None
             with contextlib.suppress(*FAILURES):
-                await asyncio.wait_for(self._withdraw(), self.timing.reply_timeout_s)
+                async with asyncio.timeout(self.timing.reply_timeout_s):
+                    await self._withdraw()
         await close(self._client)
 
     def publish_events(self, events: Sequence[CacheEvent]) -> None:
@@ -125,7 +124,7 @@ class Announcer:
     async def _run(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(2 * self.timing.reply_timeout_s):
+                async with asyncio.timeout(self.timing.reply_timeout_s):
                     await self._turn()
             except Exception as error:  # whatever it is, a worker that serves must not fall silent
                 self._announced = None

@@ -9,7 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from baton.registry.client import FAILURES, Pipe, close, connect, milliseconds
-from baton.registry.contact import Contact
+from baton.registry.contact import Contact, end
 from baton.registry.keys import Keys
 from baton.registry.timing import Timing
 
@@ -102,18 +102,17 @@ class BookingBoard:
     async def stop(self) -> None:
         """Takes all promises back, if Redis answers, and ends."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
             self._task = None
             with contextlib.suppress(*FAILURES):
-                await asyncio.wait_for(self._withdraw(), self.timing.reply_timeout_s)
+                async with asyncio.timeout(self.timing.reply_timeout_s):
+                    await self._withdraw()
         await close(self._client)
 
     async def _run(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(2 * self.timing.reply_timeout_s):
+                async with asyncio.timeout(self.timing.reply_timeout_s):
                     await self._turn()
             except Exception as error:  # whatever it is, requests must go on being booked
                 self._is_dirty = True

@@ -57,16 +57,17 @@ class Client(Protocol):
 
 
 def connect(redis_url: str, timing: Timing) -> Client:
-    """A client that fails fast and never retries by itself: outages are the caller's to see.
+    """A client that never retries by itself: outages are the caller's to see.
 
     RESP2 on purpose: RESP3 changes the shape of replies (XREAD, for one), and nothing here needs
-    push messages.
+    push messages. Replies are awaited without a limit, callers bring their own: with `socket_timeout`
+    set, redis-py sends through `asyncio.wait_for`, which may swallow a cancellation in Python 3.11.
     """
     client = Redis.from_url(
         redis_url,
         protocol=2,
         retry=Retry(NoBackoff(), 0),
-        socket_timeout=timing.reply_timeout_s,
+        socket_timeout=None,
         socket_connect_timeout=timing.reply_timeout_s,
     )
     return cast(Client, client)

@@ -15,6 +15,13 @@ from baton.registry.timing import Timing, retry_pause
 log = structlog.stdlib.get_logger(__name__)
 
 
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancels a task until it is done, should one cancellation be swallowed on its way."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=1.0)
+
+
 class Contact:
     """Whether Redis answers, since when, and for how long it has not; logs one line per change.
 

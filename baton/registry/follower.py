@@ -123,9 +123,11 @@ class Follower:
         }
         places = {name: cursor.position or BEGINNING for name, cursor in by_name.items()}
         news = self._keys.news.encode()
-        replies = await self._client.xread(
-            {news: self._news_position, **places}, count=READ_COUNT, block=milliseconds(BLOCK_S)
-        )
+        wanted = {news: self._news_position, **places}
+        async with asyncio.timeout(BLOCK_S + self._timing.reply_timeout_s):
+            replies = await self._client.xread(
+                wanted, count=READ_COUNT, block=milliseconds(BLOCK_S)
+            )
         for name, entries in replies:
             if name == news:
                 for position, fields in entries:

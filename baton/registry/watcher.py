@@ -11,7 +11,7 @@ import structlog
 
 from baton.policy.index import BlockIndex
 from baton.registry.client import close, connect
-from baton.registry.contact import Contact
+from baton.registry.contact import Contact, end
 from baton.registry.follower import Follower, SnapshotSource
 from baton.registry.keys import Keys
 from baton.registry.records import LoadRecord, WorkerRecord
@@ -75,10 +75,7 @@ class Watcher:
     async def stop(self) -> None:
         """Ends. What was known stays readable, but the index is emptied."""
         for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await end(task)
         self._tasks = []
         for client in self._clients:
             await close(client)
@@ -91,7 +88,7 @@ class Watcher:
         while True:
             self._wake.clear()
             try:
-                async with asyncio.timeout(2 * self.timing.reply_timeout_s):
+                async with asyncio.timeout(self.timing.reply_timeout_s):
                     await self._poll()
             except Exception as error:  # whatever it is, a gateway must not stop watching
                 self.contact.lost(error)

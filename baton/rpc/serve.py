@@ -107,7 +107,7 @@ class Process:
         """What the health service answers."""
         return self._health.is_serving
 
-    def register(self, names: Iterable[str], add: Callable[[grpc.aio.Server], None]) -> None:
+    def register(self, names: Iterable[str], add: Callable[[grpc.aio.Server], object]) -> None:
         """Serves gRPC services by their full names: `add` puts their servicers into the server."""
         names = list(names)
         add(self.server)

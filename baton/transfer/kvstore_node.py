@@ -67,7 +67,7 @@ class KvStoreNode:
     async def get(
         self, keys: Sequence[BlockKey], namespace: str, block_bytes: int, deliver: Sink
     ) -> None:
-        """Delivers the leading held blocks, verified and in order; `TransferFailed` at a bad one."""
+        """Delivers the leading held blocks, verified, in order. Raises `TransferFailed`."""
         request = pb.GetRequest(keys=b"".join(keys), namespace=namespace)
         assembly = _Assembly(len(keys), block_bytes)
         call = self._stub.Get(request, timeout=self._timeouts.get_s)

@@ -75,6 +75,10 @@ class SharedSegment:
             os.close(descriptor)
             raise
 
+    async def remove(self) -> None:
+        """As `close`, for a process's list of things to do when it stops."""
+        self.close()
+
     def close(self) -> None:
         """Lets the descriptor and the lock go; tensors may still look at the mapping."""
         if self._owned:

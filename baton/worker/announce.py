@@ -44,7 +44,9 @@ class Announcement:
         self._announcer.publish_load(output.load)
 
 
-def make_record(me: Identity, engine: Engine, transports: tuple[str, ...]) -> WorkerRecord:
+def make_record(
+    me: Identity, engine: Engine, transports: tuple[str, ...], metrics_address: str
+) -> WorkerRecord:
     """The worker as gateways see it."""
     return WorkerRecord(
         worker_id=me.worker_id,
@@ -55,5 +57,6 @@ def make_record(me: Identity, engine: Engine, transports: tuple[str, ...]) -> Wo
         layout=engine.layout,
         num_blocks=engine.config.num_blocks,
         context_len=engine.config.context_len,
+        metrics_address=metrics_address,
         transports=transports,
     )

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 import torch
@@ -52,8 +53,11 @@ async def boot(process: Process, settings: WorkerSettings, role: Role) -> Worker
     layout = _make_layout(model, settings)
     config = _make_config(model, layout, settings)
     segment = _make_segment(layout, config, device, settings)
+    if segment is not None:
+        process.on_stop(segment.remove)
     arena = Arena(layout, config.num_blocks, device, segment.buffer if segment else None)
-    host = EngineHost(Engine(model, config, arena), lambda _: process.request_stop())
+    host = EngineHost(Engine(model, config, arena))
+    host.on_failure(process.fail)
     me = Identity(process.worker_id, role, process.address, settings.served_name)
     log.info(
         "model loaded",
@@ -77,50 +81,22 @@ def _serve(
     transports: tuple[str, ...],
 ) -> BlockFetcher:
     """Adds to the process what both roles have."""
-    announcement = Announcement(settings.redis_url, make_record(me, host.engine, transports), host)
+    record = make_record(me, host.engine, transports, process.metrics_address)
+    announcement = Announcement(settings.redis_url, record, host)
     client = KvStoreClient(settings.kvstore, process.tls) if settings.kvstore else None
     service = WorkerService(me, host, announcement)
     process.register(
         ["baton.v1.WorkerService"],
-        lambda server: worker_pb2_grpc.add_WorkerServiceServicer_to_server(service, server),
+        partial(worker_pb2_grpc.add_WorkerServiceServicer_to_server, service),
     )
-    process.add(_HostPart(host))
+    process.add(host)
     if client is not None:
         process.add(Offloader(host, client))
-    process.add(_AnnouncementPart(announcement))
     process.watch(host.is_able)
     process.on_ready(announcement.start)
     process.on_drain(announcement.drain)
+    process.on_stop(announcement.stop)
     return BlockFetcher(host, client)
-
-
-class _HostPart:
-    """The engine's thread as a part of the process."""
-
-    def __init__(self, host: EngineHost) -> None:
-        self._host = host
-
-    async def start(self) -> None:
-        """Starts the thread."""
-        self._host.start()
-
-    async def stop(self) -> None:
-        """Ends the thread."""
-        await self._host.stop()
-
-
-class _AnnouncementPart:
-    """Announces when calls are let in, so its start has nothing to do."""
-
-    def __init__(self, announcement: Announcement) -> None:
-        self._announcement = announcement
-
-    async def start(self) -> None:
-        """Nothing yet."""
-
-    async def stop(self) -> None:
-        """Takes the record back."""
-        await self._announcement.stop()
 
 
 def _pick_device(wanted: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+
 from baton.engine.types import Reserved, StepOutput
 from baton.policy.fetch import FetchPolicy
 from baton.transfer.kvstore import KvStoreClient

@@ -7,14 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import structlog
-
 from baton.engine.engine import Engine
 from baton.engine.loop import EngineLoop
 from baton.engine.types import StepOutput
 
 T = TypeVar("T")
-log = structlog.get_logger(__name__)
 
 BEAT_LIMIT_S = 30.0
 """A step takes milliseconds to seconds; an engine silent for longer is not able to serve."""
@@ -23,14 +20,14 @@ BEAT_LIMIT_S = 30.0
 class EngineHost:
     """Runs an engine and brings its news to the event loop. Made and used on that loop."""
 
-    def __init__(self, engine: Engine, on_failure: Callable[[BaseException], None]) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._loop = asyncio.get_running_loop()
-        self._on_failure = on_failure
+        self._failure_hooks: list[Callable[[BaseException], None]] = []
         self._sinks: list[Callable[[StepOutput], None]] = []
         self._engine_loop = EngineLoop(engine, self._hop, self._fail)
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Starts the engine's thread."""
         self._engine_loop.start()
 
@@ -41,6 +38,10 @@ class EngineHost:
     def subscribe(self, sink: Callable[[StepOutput], None]) -> None:
         """Has `sink` called on the event loop with every step's output, in order."""
         self._sinks.append(sink)
+
+    def on_failure(self, hook: Callable[[BaseException], None]) -> None:
+        """Has `hook` called on the event loop when the engine breaks down for good."""
+        self._failure_hooks.append(hook)
 
     def post(self, command: Callable[..., Any], *args: Any) -> None:
         """Runs `command(engine, *args)` on the engine's thread before its next step."""
@@ -62,5 +63,5 @@ class EngineHost:
             sink(output)
 
     def _fail(self, error: BaseException) -> None:
-        log.error("engine failed", exc_info=error)
-        self._loop.call_soon_threadsafe(self._on_failure, error)
+        for hook in self._failure_hooks:
+            self._loop.call_soon_threadsafe(hook, error)

@@ -83,6 +83,6 @@ class Offloader:
             blocks = [(key, arena.read(block_id)) for key, block_id in pinned]
         finally:
             self._host.post(Engine.unpin, [key for key, _ in pinned])
-        stored = await self._client.put(blocks)
+        stored = await self._client.put(blocks, self._host.engine.layout.namespace)
         _offered.labels("stored").inc(stored)
         _offered.labels("refused").inc(len(blocks) - stored)

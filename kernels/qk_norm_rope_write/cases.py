@@ -71,7 +71,8 @@ def _case(name: str, shape: _Shape, tolerance: Tolerance) -> Case:
 _PLAIN = _Shape(num_tokens=5, num_heads=4, num_kv_heads=2, head_dim=16)
 
 CASES = (
-    _case("one token", replace(_PLAIN, num_tokens=1, is_normed=True), _FLOAT32),
+    _case("two tokens", replace(_PLAIN, num_tokens=2, is_normed=True), _FLOAT32),
+    _case("one token", replace(_PLAIN, num_tokens=1, first_position=7), _FLOAT32),
     _case("no tokens", replace(_PLAIN, num_tokens=0, is_normed=True), _FLOAT32),
     _case("without norm", _PLAIN, _FLOAT32),
     _case("one key head", replace(_PLAIN, num_heads=7, num_kv_heads=1), _FLOAT32),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 from baton.request import Role
 from baton.rpc.serve import Process, launch
@@ -25,7 +26,7 @@ async def build(process: Process, settings: DecodeSettings) -> None:
     service = DecodeService(worker.me.epoch, sequences)
     process.register(
         ["baton.v1.DecodeService"],
-        lambda server: decode_pb2_grpc.add_DecodeServiceServicer_to_server(service, server),
+        partial(decode_pb2_grpc.add_DecodeServiceServicer_to_server, service),
     )
     process.add(links)
     process.on_drain(service.drain)

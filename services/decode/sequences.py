@@ -59,6 +59,7 @@ class Sequences:
         self._max_sequences = max_sequences
         self._samples: dict[str, Sample] = {}
         host.subscribe(self._deliver)
+        host.on_failure(self._fail_all)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -103,10 +104,11 @@ class Sequences:
         for sequence_id in gone:
             self._host.post(Engine.cancel, sequence_id)
 
-    def fail_all(self, error: errors.BatonError) -> None:
-        """Ends all samples: the engine is gone."""
+    def _fail_all(self, error: BaseException) -> None:
+        """Ends all samples: the engine is gone. Gateways move them to other workers."""
         for sample in list(self._samples.values()):
-            self._end(sample, FinishReason.ERROR, error)
+            failure = errors.EngineFailed(f"the engine broke down: {error}")
+            self._end(sample, FinishReason.ERROR, failure)
 
     def _start(self, sample: Sample, peer: PrefillPeer | None, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()

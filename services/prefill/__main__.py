@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 from baton.request import Role
 from baton.rpc.serve import Process, launch
@@ -18,7 +19,7 @@ async def build(process: Process, settings: PrefillSettings) -> None:
     service = PrefillService(worker.me, worker.host, worker.fetcher, worker.segment)
     process.register(
         ["baton.v1.PrefillService"],
-        lambda server: prefill_pb2_grpc.add_PrefillServiceServicer_to_server(service, server),
+        partial(prefill_pb2_grpc.add_PrefillServiceServicer_to_server, service),
     )
     process.on_drain(service.drain)
 

@@ -42,6 +42,7 @@ class PrefillService(prefill_pb2_grpc.PrefillServiceServicer):
         self._fetcher = fetcher
         self._connections: dict[str, Connection] = {}
         host.subscribe(self._deliver)
+        host.on_failure(lambda _: self._end_streams())
 
     async def Connect(
         self, request_iterator: AsyncIterator[pb.PrefillConnectRequest], context: Any
@@ -84,6 +85,10 @@ class PrefillService(prefill_pb2_grpc.PrefillServiceServicer):
         """Waits for all sessions, then ends the streams, which decode workers keep open."""
         while any(connection.num_sessions for connection in self._connections.values()):
             await asyncio.sleep(DRAIN_POLL_S)
+        self._end_streams()
+
+    def _end_streams(self) -> None:
+        """Lets decode workers go; what they still wait for they compute themselves."""
         for connection in self._connections.values():
             connection.end_frames()
 

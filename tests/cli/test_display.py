@@ -48,7 +48,7 @@ def test_json_lines_stay_as_they_are(console):
 
 
 def test_quiet_display_keeps_lines_to_itself(console):
-    display = Display(console, ["redis"], show_lines=False)
+    display = Display(console, ["redis"], quiet=["redis"])
 
     display.on_line("redis", "ready")
 
@@ -58,14 +58,14 @@ def test_quiet_display_keeps_lines_to_itself(console):
 def test_last_words_of_a_failed_process_are_shown_once(console):
     failure = ProcessFailed("redis ended.", "redis", ["no room", "goodbye"])
 
-    Display(console, ["redis"], show_lines=False).show_failure(failure)
-    Display(console, ["redis"], show_lines=True).show_failure(failure)
+    Display(console, ["redis"], quiet=["redis"]).show_failure(failure)
+    Display(console, ["redis"]).show_failure(failure)
 
     assert printed(console) == ["redis | no room", "redis | goodbye"]
 
 
 def test_falls_are_told_without_a_terminal(console):
-    display = Display(console, ["redis"], show_lines=False)
+    display = Display(console, ["redis"], quiet=["redis"])
 
     with display:
         display.on_state("redis", State.STARTING)

@@ -204,7 +204,7 @@ def test_the_lowest_priority_is_preempted_first() -> None:
 def test_a_sequence_that_outgrows_the_arena_alone_ends_with_an_error() -> None:
     engine = make_engine(num_blocks=4)
     engine.add(spec_of("s", prompt(5), greedy(max_tokens=99, ignore_eos=True)))
-    engine.add(spec_of("behind", prompt(5, 1), greedy(max_tokens=2)))
+    engine.add(spec_of("behind", prompt(9, 1), greedy(max_tokens=2)))
 
     collected = run_until_idle(engine)
 

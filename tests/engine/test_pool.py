@@ -91,15 +91,16 @@ def test_a_parent_of_a_held_block_is_neither_free_nor_evicted() -> None:
 
 
 def test_a_parent_that_was_a_leaf_once_is_not_evicted_before_its_pinned_child() -> None:
-    pool = BlockPool(2)
-    parent = cache_chain(pool, 1)
+    pool = BlockPool(3)
+    parent, other = cache_chain(pool, 1), cache_chain(pool, 5)
     pool.release(parent)
+    pool.release(other)
     pool.hold(parent)
     child = pool.store(pool.allocate(), keys_of(1, 2)[1], parent[0])
     pool.pin(keys_of(1, 2)[1:])
     pool.release([*parent, child])
 
-    assert pool.num_free == 0
+    assert (pool.num_free, pool.allocate()) == (1, other[0])
     pool.unpin(keys_of(1, 2)[1:])
     assert [pool.allocate(), pool.allocate()] == [child, parent[0]]
 

@@ -40,7 +40,7 @@ OUT_OF_RANGE = [
     ("presence_penalty", 2.5, "-2 to 2"),
     ("frequency_penalty", -3, "-2 to 2"),
     ("n", 0, "1 to 128"),
-    ("n", 129, "0 to 128"),
+    ("n", 129, "1 to 128"),
     ("max_tokens", 0, "at least 1"),
     ("max_tokens", 10_000, "context of 256"),
     ("min_tokens", 300, "max_tokens"),
@@ -78,7 +78,7 @@ async def test_a_value_out_of_range_is_named_with_its_limit(
     [
         ("/v1/chat/completions", {}, "messages", "is missing"),
         ("/v1/chat/completions", {"messages": []}, "messages", "at least one"),
-        ("/v1/chat/completions", {"messages": "hello"}, "messages", "list"),
+        ("/v1/chat/completions", {"messages": "hello"}, "messages", "array"),
         ("/v1/chat/completions", {"messages": [{"content": "x"}]}, "messages[0].role", "missing"),
         (
             "/v1/chat/completions",

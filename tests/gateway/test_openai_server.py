@@ -48,15 +48,18 @@ async def test_every_accepted_socket_sends_at_once(toy_text: ModelText) -> None:
 
 async def test_a_token_goes_out_before_the_next_one_is_there(toy_text: ModelText) -> None:
     gateway = FakeGateway(toy_text, gate_at=1)
-    async with open_door(gateway) as door:
-        async with door.http.stream("POST", "/v1/completions", json={**BODY, "stream": True}) as it:
-            lines = it.aiter_lines()
-            first = json.loads((await anext(lines)).removeprefix("data: "))
-            assert first["choices"][0]["text"] == "The"
-            assert gateway.num_chunks == 1
+    body = {**BODY, "stream": True}
+    async with (
+        open_door(gateway) as door,
+        door.http.stream("POST", "/v1/completions", json=body) as response,
+    ):
+        lines = response.aiter_lines()
+        first = json.loads((await anext(lines)).removeprefix("data: "))
+        assert first["choices"][0]["text"] == "The"
+        assert gateway.num_chunks == 1
 
-            gateway.gate.set()
-            rest = [line async for line in lines if line]
+        gateway.gate.set()
+        rest = [line async for line in lines if line]
 
     assert rest[-1] == "data: [DONE]"
 

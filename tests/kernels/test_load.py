@@ -12,6 +12,11 @@ import torch
 import kernels
 
 
+@pytest.fixture(autouse=True)
+def _no_choice_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BATON_KERNELS", raising=False)
+
+
 def test_the_implementation_for_the_device_is_taken_else_the_reference() -> None:
     ops = kernels.load("cpu")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 from kvstore_blocks import blocks_of, key_of
@@ -57,7 +58,8 @@ async def test_a_ready_kvstore_has_a_record_and_a_stopped_one_has_none(
 ) -> None:
     ready = await asyncio.to_thread(announced.wait_for, "ready")
 
-    record = WorkerRecord.from_fields(await redis.hgetall(Keys().worker("kvstore-7")))
+    raw: Any = await redis.hgetall(Keys().worker("kvstore-7"))
+    record = WorkerRecord.from_fields(raw)
     announced.signal(signal.SIGTERM)
     code = await asyncio.to_thread(announced.wait)
 
@@ -76,7 +78,8 @@ async def test_blocks_have_records_while_they_are_held(
 
     await client.put(blocks[:10], "ns")
     await eventually(lambda: _has(redis, 0))
-    record = BlockRecord.from_fields(key_of(0), await redis.hgetall(Keys().block(key_of(0))))
+    raw: Any = await redis.hgetall(Keys().block(key_of(0)))
+    record = BlockRecord.from_fields(key_of(0), raw)
     await client.put(blocks[10:], "ns")  # evicts 9 and 8
     await eventually(lambda: _has(redis, 11))
     await eventually(lambda: _has_not(redis, 9))

@@ -317,17 +317,19 @@ def test_ready_is_the_last_line_of_the_start() -> None:
 
 
 def test_a_second_signal_ends_the_process_at_once() -> None:
-    with example("--grace-seconds", "60") as child:
-        with grpc.insecure_channel(child.address) as channel:
-            stub = kvstore_pb2_grpc.KvStoreServiceStub(channel)
-            call = stub.GetStats.future(kvstore_pb2.GetStatsRequest(), timeout=60)
-            # Waits until the call is inside: a later one on the same connection has been answered.
-            stub.FindMissing(kvstore_pb2.FindMissingRequest(), timeout=5)
-            child.signal(signal.SIGTERM)
-            child.wait_for("draining")
-            child.signal(signal.SIGTERM)
-            code = child.wait(5)
-            call.cancel()
+    with (
+        example("--grace-seconds", "60") as child,
+        grpc.insecure_channel(child.address) as channel,
+    ):
+        stub = kvstore_pb2_grpc.KvStoreServiceStub(channel)
+        call = stub.GetStats.future(kvstore_pb2.GetStatsRequest(), timeout=60)
+        # Waits until the call is inside: a later one on the same connection has been answered.
+        stub.FindMissing(kvstore_pb2.FindMissingRequest(), timeout=5)
+        child.signal(signal.SIGTERM)
+        child.wait_for("draining")
+        child.signal(signal.SIGTERM)
+        code = child.wait(5)
+        call.cancel()
 
     assert code == 128 + signal.SIGTERM
 

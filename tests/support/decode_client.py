@@ -107,9 +107,9 @@ class DecodeClient:
         """One whole answer."""
         return await self.submit(token_ids, sampling, **fields)[0].ended()
 
-    def cancel_last(self) -> None:
-        """Cancels the newest request."""
-        cancel = pb.CancelSequence(handle=self._last_handle)
+    def cancel_last(self, sample_index: int | None = None) -> None:
+        """Cancels the newest request, or one sample of it."""
+        cancel = pb.CancelSequence(handle=self._last_handle, sample_index=sample_index)
         self._outbox.put(pb.DecodeConnectRequest(cancels=[cancel]))
 
     async def _requests(self) -> AsyncIterator[pb.DecodeConnectRequest]:

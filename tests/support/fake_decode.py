@@ -13,6 +13,7 @@ from baton import convert
 from baton.blocks import KvLayout, unpack_tokens
 from baton.errors import BatonError
 from baton.request import FinishReason, PrefillMode, SequenceTimings, TokenLogprobs
+from baton.rpc.channels import SERVER_OPTIONS
 from baton.v1 import decode_pb2, decode_pb2_grpc, types_pb2, worker_pb2, worker_pb2_grpc
 
 WAIT_SECONDS = 5.0
@@ -139,6 +140,8 @@ class FakeDecode(decode_pb2_grpc.DecodeServiceServicer, worker_pb2_grpc.WorkerSe
         self.snapshot: tuple[bytes, int] = (b"", 0)
         self.submissions: list[Submitted] = []
         self.connections: list[Connection] = []
+        self.free_blocks = 100
+        self.num_snapshots = 0
         self.num_connects = 0
         self.num_frames = 0
         self.address = ""
@@ -147,7 +150,7 @@ class FakeDecode(decode_pb2_grpc.DecodeServiceServicer, worker_pb2_grpc.WorkerSe
 
     async def start(self, address: str = "127.0.0.1:0") -> FakeDecode:
         """Listens; a given address is taken again after `stop`."""
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
         decode_pb2_grpc.add_DecodeServiceServicer_to_server(self, self._server)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)
         port = self._server.add_insecure_port(address)
@@ -270,12 +273,13 @@ class FakeDecode(decode_pb2_grpc.DecodeServiceServicer, worker_pb2_grpc.WorkerSe
             model=self.model,
             context_len=self.context_len,
             block_count=100,
-            free_block_count=100,
+            free_block_count=self.free_blocks,
             layout=convert.layout_to_pb(LAYOUT),
         )
 
     async def SnapshotBlocks(
         self, request: Any, context: Any
     ) -> AsyncIterator[worker_pb2.SnapshotBlocksResponse]:
+        self.num_snapshots += 1
         keys, seq = self.snapshot
         yield worker_pb2.SnapshotBlocksResponse(epoch=self.epoch, event_seq=seq, keys=keys)

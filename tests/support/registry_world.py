@@ -12,6 +12,7 @@ from baton.blocks import BlockKey, KvLayout
 from baton.engine.types import BlockEvent, BlockEventKind
 from baton.registry.announcer import Announcer
 from baton.registry.client import close
+from baton.registry.contact import end
 from baton.registry.keys import Keys
 from baton.registry.records import Snapshot, WorkerRecord
 from baton.registry.timing import Timing
@@ -90,9 +91,7 @@ class Worker:
         """Ends without a farewell."""
         task, self.announcer._task = self.announcer._task, None
         assert task is not None
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await end(task)
         await close(self.announcer._client)
 
     def _publish(self, kind: BlockEventKind, numbers: Iterable[int]) -> None:

@@ -123,7 +123,7 @@ def _check(body: GenerateBody) -> None:
     refuse_unsupported(body.model_extra or {})
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options needs stream to be true.", field="stream_options")
-    if body.n is not None and body.n < 1:
+    if body.n is not None and not 1 <= body.n <= MAX_SAMPLES:
         raise InvalidRequest(f"n is {body.n}; it must lie from 1 to {MAX_SAMPLES}.", field="n")
 
 

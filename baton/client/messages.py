@@ -1,0 +1,172 @@
+"""The client's types as protobuf messages, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from baton import convert
+from baton.client.types import (
+    Chunk,
+    Final,
+    Model,
+    Options,
+    PositionLogprobs,
+    Prompt,
+    SampleSummary,
+    Sampling,
+    TokenLogprob,
+)
+from baton.errors import InvalidRequest
+from baton.v1 import gateway_pb2 as pb
+from baton.v1 import types_pb2
+
+
+def generate_request(prompt: Prompt, sampling: Sampling, options: Options) -> pb.GenerateRequest:
+    """Raises `InvalidRequest` for what the wire cannot carry; limits are the gateway's affair."""
+    with _writing():
+        return pb.GenerateRequest(
+            request_id=options.get("request_id", ""),
+            model=options.get("model", ""),
+            sampling=_sampling(sampling),
+            sample_count=options.get("sample_count", 1),
+            cache_salt=options.get("cache_salt", ""),
+            priority=options.get("priority", 0),
+            timeout_ms=round(options.get("timeout_s", 0.0) * 1000),
+            return_token_ids=options.get("return_token_ids", False),
+            omit_text=options.get("omit_text", False),
+            **_prompt(prompt),
+        )
+
+
+def tokenize_request(prompt: Prompt, model: str) -> pb.TokenizeRequest:
+    """A text or a conversation to tokenise."""
+    with _writing():
+        members = _prompt(prompt)
+        if "token_ids" in members:
+            raise InvalidRequest("prompt holds token ids already; a text or messages are needed.")
+        return pb.TokenizeRequest(model=model, **members)
+
+
+def detokenize_request(
+    token_ids: Sequence[int], model: str, keep_special_tokens: bool
+) -> pb.DetokenizeRequest:
+    """Token ids to turn into text."""
+    with _writing():
+        return pb.DetokenizeRequest(
+            model=model, token_ids=token_ids, keep_special_tokens=keep_special_tokens
+        )
+
+
+def event(response: pb.GenerateResponse) -> Chunk | Final:
+    """One message of an answer."""
+    if response.HasField("final"):
+        return _final(response.final)
+    return _chunk(response.chunk)
+
+
+def model(message: pb.Model) -> Model:
+    """A model served."""
+    return Model(
+        name=message.name,
+        context_len=message.context_len,
+        num_decode_workers=message.decode_worker_count,
+        num_prefill_workers=message.prefill_worker_count,
+    )
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except KeyError as error:
+        raise InvalidRequest(f"A message lacks {error}.", field="messages") from error
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"The request cannot be written: {error}.") from error
+
+
+def _prompt(prompt: Prompt) -> dict[str, Any]:
+    match prompt:
+        case str():
+            return {"text": prompt}
+        case [Mapping(), *_]:
+            messages: Any = prompt
+            turns = [
+                pb.ChatMessage(role=turn["role"], content=turn["content"]) for turn in messages
+            ]
+            return {"chat": pb.ChatPrompt(messages=turns)}
+        case [_, *_]:
+            ids: Any = prompt
+            return {"token_ids": pb.TokenIds(ids=ids)}
+    raise InvalidRequest(
+        "prompt is empty; it must hold text, messages or token ids.", field="prompt"
+    )
+
+
+def _sampling(sampling: Sampling) -> types_pb2.SamplingParams:
+    return types_pb2.SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        max_tokens=sampling.max_tokens or 0,
+        min_tokens=sampling.min_tokens,
+        stop_token_ids=sampling.stop_token_ids,
+        stop_strings=sampling.stop_strings,
+        ignore_eos=sampling.ignore_eos,
+        seed=sampling.seed,
+        logprobs_count=sampling.logprobs_count,
+        logit_bias=sampling.logit_bias,
+    )
+
+
+def _chunk(chunk: pb.GenerateChunk) -> Chunk:
+    return Chunk(
+        sample_index=chunk.sample_index,
+        text=chunk.text,
+        token_ids=tuple(chunk.token_ids),
+        logprobs=tuple(map(_position, chunk.logprobs)),
+        finish_reason=convert.finish_from_pb(chunk.finish_reason) if chunk.finish_reason else None,
+        stop_string=chunk.stop_string,
+        stop_token_id=chunk.stop_token_id if chunk.HasField("stop_token_id") else None,
+    )
+
+
+def _position(message: types_pb2.PositionLogprobs) -> PositionLogprobs:
+    return PositionLogprobs(_token(message.chosen), tuple(map(_token, message.top)))
+
+
+def _token(message: types_pb2.TokenLogprob) -> TokenLogprob:
+    return TokenLogprob(message.token_id, message.logprob, message.text)
+
+
+def _final(final: pb.GenerateFinal) -> Final:
+    return Final(
+        request_id=final.request_id,
+        model=final.model,
+        num_prompt_tokens=final.prompt_token_count,
+        num_output_tokens=final.output_token_count,
+        num_cached_tokens=final.cached_token_count,
+        samples=tuple(map(_summary, final.samples)),
+        ttft_us=final.ttft_us,
+        total_us=final.total_us,
+        tokenize_us=final.tokenize_us,
+        route_us=final.route_us,
+        seed=final.seed,
+        trace_id=final.trace_id,
+    )
+
+
+def _summary(sample: pb.SampleSummary) -> SampleSummary:
+    return SampleSummary(
+        sample_index=sample.sample_index,
+        finish_reason=convert.finish_from_pb(sample.finish_reason),
+        num_output_tokens=sample.output_token_count,
+        timings=convert.timings_from_pb(sample.timings),
+        decode_worker_id=sample.decode_worker_id,
+        num_migrations=sample.migration_count,
+    )

@@ -1,0 +1,141 @@
+"""A failure of prefill, hand-off or kvstore ends in recompute: the same answer, late."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import oracle
+import pytest
+from broken_prefill import FAULTS, BrokenPrefill
+from decode_client import DecodeClient, make_prompt, until_free, worker_facts
+from service_process import ServiceProcess
+
+from baton.rpc.channels import open_channel
+from baton.v1 import kvstore_pb2, kvstore_pb2_grpc, types_pb2
+
+REMOTE, FALLBACK = types_pb2.PREFILL_MODE_REMOTE, types_pb2.PREFILL_MODE_FALLBACK
+
+
+async def until_some_landed(address: str) -> None:
+    """Waits until the prefill worker is in the middle of a prompt."""
+    while not (await worker_facts(address)).sequence_count:
+        pass
+
+
+@pytest.mark.parametrize("transport", ["shm", "grpc"])
+async def test_prefill_killed_in_mid_prompt_gives_the_same_answer(start, model, transport):
+    decode = start("decode", "--transports", transport)
+    prefill = start("prefill", "--max-batch-tokens", "1")
+    prompt = make_prompt(600, seed=40)
+
+    async with DecodeClient(decode.address, prefill.address) as client:
+        [answer] = client.submit(prompt)
+        await until_some_landed(prefill.address)
+        prefill.signal(signal.SIGKILL)
+        await answer.ended()
+
+        assert answer.token_ids == oracle.greedy(model, [prompt], 24)[0]
+        assert answer.end.timings.prefill_mode == FALLBACK
+        assert answer.num_ends == 1
+    await until_free(decode.address, 5.0)
+
+
+async def test_hung_prefill_is_given_up_and_its_late_bytes_harm_nobody(start, model):
+    decode = start("decode", "--handoff-stall-seconds", "0.5", "--verify-transfers")
+    prefill = start("prefill", "--max-batch-tokens", "1")
+    prompts = [make_prompt(300, seed=41 + index) for index in range(3)]
+
+    async with DecodeClient(decode.address, prefill.address) as client:
+        [answer] = client.submit(prompts[0])
+        await until_some_landed(prefill.address)
+        prefill.signal(signal.SIGSTOP)
+        await answer.ended()
+        decode.wait_for("blocks quarantined")
+        while_hung = await worker_facts(decode.address)
+        others = [await client.ask(prompt, is_remote=False) for prompt in prompts[1:]]
+        prefill.signal(signal.SIGCONT)
+
+        assert while_hung.free_block_count < while_hung.block_count
+        assert answer.end.timings.prefill_mode == FALLBACK
+        answers = [entry.token_ids for entry in (answer, *others)]
+        assert answers == oracle.greedy(model, prompts, 24)
+        await until_free(decode.address, 5.0)
+        assert (await client.ask(make_prompt(300, seed=50))).end.timings.prefill_mode == REMOTE
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_prefill_that_misbehaves_is_worked_around(start, model, fault):
+    decode = start("decode", "--handoff-stall-seconds", "1")
+    prompt = make_prompt(100, seed=43)
+
+    async with BrokenPrefill(fault) as prefill, DecodeClient(decode.address, prefill) as client:
+        answer = await client.ask(prompt)
+
+    assert answer.token_ids == oracle.greedy(model, [prompt], 24)[0]
+    assert answer.end.timings.prefill_mode == FALLBACK
+    await until_free(decode.address, 5.0)
+
+
+async def test_peers_that_disagree_about_blocks_do_not_exchange_any(start, model):
+    decode = start("decode", "--block-size", "32")
+    prefill = start("prefill")
+    prompt = make_prompt(100, seed=44)
+
+    async with DecodeClient(decode.address, prefill.address) as client:
+        answer = await client.ask(prompt)
+
+    assert answer.token_ids == oracle.greedy(model, [prompt], 24)[0]
+    assert answer.end.timings.prefill_mode == FALLBACK
+    assert "layout" in decode.wait_for("hand-off failed, computing here")["reason"]
+
+
+@pytest.fixture
+def kvstore():
+    """A kvstore of 64 MB."""
+    flags = ("--listen", "127.0.0.1:0", "--capacity-bytes", "64MiB")
+    with ServiceProcess("-m", "services.kvstore", *flags) as process:
+        yield process
+
+
+async def until_stored(address: str, num_blocks: int) -> None:
+    """Waits until kvstore holds so many blocks: workers offer them in the background."""
+    async with asyncio.timeout(20), open_channel(address) as channel:
+        stub = kvstore_pb2_grpc.KvStoreServiceStub(channel)
+        while True:
+            stats = await stub.GetStats(kvstore_pb2.GetStatsRequest(), timeout=5)
+            if stats.block_count >= num_blocks:
+                return
+
+
+async def test_blocks_come_back_from_kvstore_after_a_restart(start, model, kvstore):
+    first = start("decode", "--kvstore", kvstore.address)
+    prompt = make_prompt(130, seed=45)
+    async with DecodeClient(first.address) as client:
+        await client.ask(prompt)
+        await until_stored(kvstore.address, num_blocks=9)
+    first.signal(signal.SIGKILL)
+
+    second = start("decode", "--kvstore", kvstore.address)
+    async with DecodeClient(second.address) as client:
+        answer = await client.ask(prompt)
+
+    assert answer.end.timings.fetched_token_count == 128
+    assert answer.token_ids == oracle.greedy(model, [prompt], 24)[0]
+
+
+async def test_kvstore_killed_at_any_time_gives_the_same_answer(start, model, kvstore):
+    prefill = start("prefill", "--kvstore", kvstore.address)
+    decode = start("decode", "--kvstore", kvstore.address)
+    prompts = [make_prompt(200, seed=46 + index) for index in range(4)]
+
+    async with DecodeClient(decode.address, prefill.address) as client:
+        before = await client.ask(prompts[0])
+        [during] = client.submit(prompts[1])
+        kvstore.signal(signal.SIGKILL)
+        await during.ended()
+        after = [await client.ask(prompt) for prompt in prompts[2:]]
+
+    answers = [answer.token_ids for answer in (before, during, *after)]
+    assert answers == oracle.greedy(model, prompts, 24)
+    assert all(answer.end.timings.prefill_mode == REMOTE for answer in (before, during, *after))
