@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,6 +21,12 @@ OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 OLDEST_TORCH, NEWEST_TORCH = (2, 11), (2, 13)
 TORCH = "torch==2.13.0"
 """What is installed where no torch in the supported range is found."""
+
+# What pip says of each file it takes, as in "Downloading torch-2.13.0-cp311-….whl (190.0 MB)".
+_WHEEL = re.compile(
+    r"(?:Downloading|Processing) (?:\S*/)?(?P<name>[^\s/-]+)-(?P<version>[^\s-]+)-\S+\.whl"
+    r"(?: (?P<size>\([\d.]+ [kMG]?B\)))?"
+)
 
 _FIND_TORCH = """
 import importlib.metadata
@@ -118,8 +125,10 @@ def _pip(python: Path, *arguments: str) -> None:
     lines: list[str] = []
     for line in process.stdout or ():
         lines.append(line)
-        if line.lstrip().startswith(("Downloading ", "Processing ", "Installing collected")):
-            print("    " + line.strip()[:96], flush=True)
+        if wheel := _WHEEL.search(line):
+            print(
+                f"    {wheel['name']} {wheel['version']} {wheel['size'] or ''}".rstrip(), flush=True
+            )
     if process.wait():
         sys.stderr.writelines(lines[-30:])
         raise InstallError(_PIP_FAILED)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Runs the command line. Errors are one sentence; `--debug` shows where they come from."""
+    # Set before gRPC loads: its remarks on connections that close are not for users.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from baton.cli.app import app
     from baton.cli.errors import CommandError
     from baton.errors import BatonError

@@ -12,12 +12,15 @@ from baton.cli.answer import stream_answer, summarize
 from baton.cli.ask import write
 from baton.cli.errors import CommandError
 from baton.cli.running import prepare, run_until_signal, running
-from baton.cli.topology import ClusterOptions, Topology
+from baton.cli.topology import DEMO_MODEL, ClusterOptions, Topology
 from baton.client import AsyncClient, Sampling
 
-QUESTION = "What is a process?"
+QUESTION = "What should I know about a Python generator?"
+# The demo model's own; other models' chat templates may know no system role.
+_SYSTEM = "You are Baton's demo model."
 _TIMEOUT_S = 120.0
-# However short the question, the prompt is computed in one process and the answer in another.
+# Short as the prompt is, it is computed in one process and the answer in another. (Less than a block
+# is computed where it is needed: asking for it would take longer.)
 _FLAGS = {"gateway": ["--remote-prefill-tokens=0"]}
 
 
@@ -67,6 +70,8 @@ async def _ask(options: DemoOptions, topology: Topology, console: Console, start
     sampling = Sampling(max_tokens=options.max_tokens, temperature=0.0)
     async with AsyncClient(topology.of_kind("gateway")[0].address) as client:
         messages = [{"role": "user", "content": question}]
+        if options.model == DEMO_MODEL:
+            messages.insert(0, {"role": "system", "content": _SYSTEM})
         asked = time.monotonic()
         events = client.generate(messages, sampling, timeout_s=_TIMEOUT_S)
         answer = await stream_answer(events, write)

@@ -60,8 +60,9 @@ def connect(redis_url: str, timing: Timing) -> Client:
     """A client that never retries by itself: outages are the caller's to see.
 
     RESP2 on purpose: RESP3 changes the shape of replies (XREAD, for one), and nothing here needs
-    push messages. Replies are awaited without a limit, callers bring their own: with `socket_timeout`
-    set, redis-py sends through `asyncio.wait_for`, which may swallow a cancellation in Python 3.11.
+    push messages. Replies are awaited without a limit, callers bring their own: with a
+    `socket_timeout` redis-py sends through `asyncio.wait_for`, which in Python 3.11 may swallow
+    a cancellation.
     """
     client = Redis.from_url(
         redis_url,

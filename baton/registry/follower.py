@@ -19,8 +19,6 @@ from baton.registry.timing import Timing, retry_pause
 BEGINNING = b"0-0"
 READ_COUNT = 64
 """Entries per stream and read: at most 1.1 MB a worker."""
-BLOCK_S = 0.25
-"""Longest wait inside one read: streams of new workers join at the next one."""
 MAX_SNAPSHOTS = 8
 """Snapshots asked for at once: a fleet that restarts does not flood the gateway."""
 
@@ -124,9 +122,11 @@ class Follower:
         places = {name: cursor.position or BEGINNING for name, cursor in by_name.items()}
         news = self._keys.news.encode()
         wanted = {news: self._news_position, **places}
-        async with asyncio.timeout(BLOCK_S + self._timing.reply_timeout_s):
+        # No longer than a poll: streams of new workers join at the next read.
+        block_s = self._timing.poll_s
+        async with asyncio.timeout(block_s + self._timing.reply_timeout_s):
             replies = await self._client.xread(
-                wanted, count=READ_COUNT, block=milliseconds(BLOCK_S)
+                wanted, count=READ_COUNT, block=milliseconds(block_s)
             )
         for name, entries in replies:
             if name == news:

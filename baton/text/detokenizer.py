@@ -95,7 +95,7 @@ class IncrementalDetokenizer:
         """Starts the window anew at a border that the decoder does not see across."""
         for border in range(end - 1, max(end - 5, 0), -1):
             head, tail = self._decode(self._window[:border]), self._decode(self._window[border:end])
-            if head + tail == decoded and len(head) <= self._shown:
+            if head + tail == decoded:
                 del self._window[:border]
                 self._read, self._shown = 0, self._shown - len(head)
                 return

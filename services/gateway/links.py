@@ -123,7 +123,7 @@ class DecodeLink:
         return len(self._sinks)
 
     def submit(self, submission: Submission, sink: Sink) -> int:
-        """Sends a submission; its news go to `sink` until `forget`. `WorkerLost` when it is down."""
+        """Sends a submission; its news go to `sink` until `forget`. Raises `WorkerLost`."""
         if not self.is_up:
             raise WorkerLost(f"decode worker {self.worker_id} at {self.address} is not connected")
         self._last_handle += 1

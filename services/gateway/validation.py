@@ -158,7 +158,8 @@ def _check_envelope(fields: GenerateFields, refusal: _Refusal) -> None:
     # Ids travel in headers and log lines.
     if not all("!" <= character <= "~" for character in fields.request_id):
         raise refusal.of(
-            "request_id", f"is {fields.request_id!r}; only printable ASCII without spaces is allowed"
+            "request_id",
+            f"is {fields.request_id!r}; only printable ASCII without spaces is allowed",
         )
     refusal.if_longer("cache_salt", len(fields.cache_salt), MAX_CACHE_SALT_LEN, "characters")
     if not fields.timeout_s >= 0:

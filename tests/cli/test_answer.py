@@ -14,7 +14,7 @@ from baton.request import FinishReason, PrefillMode, SequenceTimings
 
 
 class Events:
-    """Stands for a client's events: gives these, one after the other, and notes that it was closed."""
+    """Stands for a client's events: gives these in turn, and notes that it was closed."""
 
     def __init__(self, *events: Chunk | Final | Exception) -> None:
         self._events = iter(events)

@@ -1,4 +1,4 @@
-"""The engine on real architectures: the tokens that Hugging Face transformers draws, every way round."""
+"""The engine on real architectures draws the tokens of Hugging Face transformers, in any case."""
 
 from __future__ import annotations
 

@@ -44,11 +44,13 @@ async def test_a_worker_lost_mid_stream_is_not_seen_by_the_client(world, num_fra
     workers = [await world.add(f"decode-{index}") for index in range(2)]
     for worker in workers:
         worker.script, worker.break_after = draws(world), num_frames
-    workers[0].break_after = workers[1].break_after = num_frames
+        worker.gate.clear()
     task = world.start(stop_token_ids=(world.eos,))
-    lost, submission = await first_submission(*workers)
+    lost, _ = await first_submission(*workers)
     heir = other(lost, workers)
     heir.break_after = None
+    for worker in workers:
+        worker.gate.set()
 
     answer = await task
 
@@ -299,6 +301,7 @@ async def test_whatever_breaks_each_request_ends_once_and_its_text_is_whole(worl
         assert answer.error is None
         for sample in answer.final.samples:
             assert answer.text(sample.sample_index) == ANSWER
+    assert any(sample.num_migrations for answer in answers for sample in answer.final.samples)
     assert world.core.num_requests == 0
 
 

@@ -146,9 +146,7 @@ async def test_a_prefill_worker_that_did_not_deliver_is_avoided_for_a_while(worl
 
     task = world.start(LONG)
     await worker.submitted()
-    await finish(
-        task, worker, prefill_mode=PrefillMode.FALLBACK, prefill_worker_id="prefill-0"
-    )
+    await finish(task, worker, prefill_mode=PrefillMode.FALLBACK, prefill_worker_id="prefill-0")
     second = world.start(LONG)
     avoided = (await worker.submitted(2)).message
     await finish(second, worker)

@@ -21,9 +21,7 @@ async def test_what_is_found_does_not_depend_on_how_frames_were_cut(world, num_p
     await worker.cancelled(submission)
     answer = await task
 
-    num_until = next(
-        n for n in range(len(tokens)) if "STOP" in world.text.decode(tokens[: n + 1])
-    )
+    num_until = next(n for n in range(len(tokens)) if "STOP" in world.text.decode(tokens[: n + 1]))
     answer.assert_ended_exactly_once()
     assert answer.text() == "the quick "
     assert answer.tokens() == tokens[: num_until + 1]

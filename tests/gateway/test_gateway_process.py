@@ -129,14 +129,10 @@ async def test_workers_found_in_redis_serve_and_their_events_steer(model_folder)
             assert await read_text(cluster.generate(PROMPT * 2)) == "fox"
             went_to.append("holder" if len(holder.submissions) > before else "other")
 
-        # Where requests go is open until the events have come; then it is not.
+        # Until the events have come, chance decides: so long a run is none.
         async with asyncio.timeout(10):
-            while went_to[-6:] != ["holder"] * 6:
+            while went_to[-20:] != ["holder"] * 20:
                 await ask()
-        for _ in range(8):
-            await ask()
-
-        assert went_to[-8:] == ["holder"] * 8
 
 
 async def test_requests_outlive_redis(model_folder):

@@ -99,8 +99,9 @@ async def test_a_worker_that_stays_silent_goes_and_may_come_back(watched, worker
     await worker.start(address)
     await eventually(lambda: watched.news[-1] == ("up", epoch))
 
+    await eventually(lambda: watched.directory.index.num_blocks("decode-0") == 2)
+
     assert known == {}
-    assert watched.directory.index.num_blocks("decode-0") == 2
 
 
 async def test_a_missing_worker_does_not_hold_the_start_up(monkeypatch, worker):

@@ -86,7 +86,7 @@ async def test_a_living_worker_outlives_many_leases(world: World) -> None:
     watcher = await world.watcher()
     await world.worker("d0")
 
-    await eventually(lambda: watcher.contact.unbroken_s > 3 * FAST.lease_s)
+    await eventually(lambda: watcher.contact.unbroken_s > 1.5 * FAST.lease_s)
 
     assert "d0" in watcher.workers
     assert world.downs == []
@@ -293,7 +293,7 @@ async def test_load_of_an_idle_worker_lives_as_long_as_the_worker(
     worker = await world.worker("d0")
     worker.announcer.publish_load({"num_running": 1})
 
-    await eventually(lambda: watcher.contact.unbroken_s > 2 * FAST.lease_s)
+    await eventually(lambda: watcher.contact.unbroken_s > 1.5 * FAST.lease_s)
     is_there = await client.exists(keys.load("d0"))
     await client.aclose()
 
@@ -362,7 +362,7 @@ async def test_the_younger_of_two_processes_with_one_name_wins(world: World) -> 
 
     assert len([line for line in logs if line["log_level"] == "error"]) == 1
     await eventually(lambda: not elder.announcer.is_superseded)
-    await eventually(lambda: watcher.workers["d0"].epoch == "e1")
+    await eventually(lambda: world.ups == [("d0", "e1"), ("d0", "e2"), ("d0", "e1")])
 
 
 async def test_two_watchers_agree(world: World) -> None:

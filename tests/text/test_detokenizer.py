@@ -43,18 +43,19 @@ def cut(token_ids: list[int], lengths: list[int]) -> list[list[int]]:
     return [*pushes, token_ids[start:]]
 
 
+FRAGMENTS = ["hello", " ", "world", " a", "é", "😀", "👩\u200d🚀", "世", "ᚠᚢ", "\n", "\ufffd", "  "]
+texts = st.lists(
+    st.one_of(
+        st.sampled_from(FRAGMENTS), st.text(st.characters(exclude_categories=["Cs"]), max_size=3)
+    ),
+    max_size=12,
+).map("".join)
+push_lengths = st.one_of(st.just([1] * 200), st.lists(st.integers(0, 4), max_size=40))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=150, deadline=None)
-@given(
-    words=st.text(
-        st.one_of(
-            st.sampled_from("a e hé😀👩\u200d🚀世ñ\n\ufffd"),
-            st.characters(exclude_categories=["Cs"]),
-        ),
-        max_size=40,
-    ),
-    lengths=st.lists(st.integers(0, 4), max_size=20),
-)
+@given(words=texts, lengths=push_lengths)
 def test_pieces_of_any_text_add_up_to_the_whole(kind: str, words: str, lengths: list[int]) -> None:
     text = model_text(kind)
     token_ids = text.encode(words)
@@ -68,13 +69,15 @@ def test_pieces_of_any_text_add_up_to_the_whole(kind: str, words: str, lengths: 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=150, deadline=None)
-@given(data=st.data(), skip=st.booleans(), lengths=st.lists(st.integers(0, 4), max_size=20))
+@given(data=st.data(), skip=st.booleans(), lengths=push_lengths)
 def test_pieces_of_any_tokens_add_up_to_the_whole(
     kind: str, data: st.DataObject, skip: bool, lengths: list[int]
 ) -> None:
     text = model_text(kind)
+    common = text.encode(" hello world 😀 é 世") + list(text.eos_token_ids)
     # A few ids beyond the vocabulary, as models with padded embeddings can draw.
-    token_ids = data.draw(st.lists(st.integers(0, text.vocab_size + 3), max_size=60))
+    any_id = st.one_of(st.sampled_from(common), st.integers(0, text.vocab_size + 3))
+    token_ids = data.draw(st.lists(any_id, max_size=60))
 
     pieces = pieces_of(text, cut(token_ids, lengths), skip)
 
@@ -150,6 +153,18 @@ def test_the_window_stays_small_whatever_comes(
 
     assert sum(decoded_lens) < 1000 * 200
     assert max(decoded_lens[:-1], default=0) <= 200
+
+
+@pytest.mark.parametrize("num_broken", range(58, 70))
+def test_a_window_cut_by_force_loses_no_character(num_broken: int) -> None:
+    text = model_text("byte_level")
+    id_of = {text.token_bytes(token_id): token_id for token_id in range(256)}
+    spoken = b"\x80" * num_broken + "😀a".encode() + b"\xf0\x9f" * 70 + "😀".encode()
+    token_ids = [id_of[bytes([byte])] for byte in spoken]
+
+    pieces = pieces_of(text, [[token_id] for token_id in token_ids])
+
+    assert "".join(pieces) == text.decode(token_ids)
 
 
 def test_special_tokens_are_shown_when_asked_for() -> None:
