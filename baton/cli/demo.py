@@ -19,7 +19,7 @@ QUESTION = "What should I know about a Python generator?"
 # The demo model's own; other models' chat templates may know no system role.
 _SYSTEM = "You are Baton's demo model."
 _TIMEOUT_S = 120.0
-# Short as the prompt is, it is computed in one process and the answer in another. (Less than a block
+# Short as the prompt is, it is computed in one process, the answer in another. (Less than a block
 # is computed where it is needed: asking for it would take longer.)
 _FLAGS = {"gateway": ["--remote-prefill-tokens=0"]}
 

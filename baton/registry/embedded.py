@@ -189,7 +189,7 @@ def server_command(port: int) -> list[str]:
 
 def _answers(port: int, pid: int) -> bool:
     """Whether our server, and not a stranger on the same port, answers."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0) as link:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.3) as link:
         link.sendall(b"INFO server\r\n")
         reply = b""
         while b"process_id:" not in reply or not reply.endswith(b"\r\n"):

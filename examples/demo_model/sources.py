@@ -87,6 +87,13 @@ class Document:
         return self.kind == "topic" or self.source in POPULAR_MODULES
 
     @property
+    def is_well_known(self) -> bool:
+        """True for what a newcomer asks about: topics, built-ins, the top of popular modules."""
+        if self.kind == "topic" or self.source == "builtins":
+            return True
+        return self.is_popular and self.is_public and self.kind != "method"
+
+    @property
     def is_public(self) -> bool:
         return not any(part.startswith("_") for part in self.name.split("."))
 

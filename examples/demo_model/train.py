@@ -86,14 +86,21 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="skip torch.compile: slower, needs no C++ compiler",
     )
+    parser.add_argument(
+        "--start-from", type=Path, help="exported folder to continue from (random weights)"
+    )
+    parser.add_argument(
+        "--well-known", action="store_true", help="train only on what newcomers ask about"
+    )
     parser.add_argument("--show-text", action="store_true", help="print training text and stop")
     return parser.parse_args()
 
 
-def read_corpus() -> Corpus:
+def read_corpus(*, only_well_known: bool = False) -> Corpus:
     documents = read_documents()
+    training = [document for document in documents if not document.is_held_out]
     return Corpus(
-        training=[document for document in documents if not document.is_held_out],
+        training=[d for d in training if d.is_well_known or not only_well_known],
         held_out=[document for document in documents if document.is_held_out],
     )
 
@@ -108,9 +115,19 @@ def training_batches(corpus: Corpus, tokenizer: Tokenizer, seed: int) -> Iterato
         yield from pack_batches(chats, plains, rng)
 
 
-def build_model(vocab_size: int, seed: int) -> Qwen3ForCausalLM:
-    torch.manual_seed(seed)
-    return Qwen3ForCausalLM(model_config(vocab_size))
+def build_tokenizer(arguments: argparse.Namespace, corpus: Corpus) -> Tokenizer:
+    if arguments.start_from:
+        return Tokenizer.from_file(str(arguments.start_from / "tokenizer.json"))
+    rng = random.Random(arguments.seed)
+    texts = [*plain_texts(corpus.training), *chat_texts(corpus.training, rng)]
+    return train_tokenizer(texts, arguments.vocab_size)
+
+
+def build_model(arguments: argparse.Namespace) -> Qwen3ForCausalLM:
+    torch.manual_seed(arguments.seed)
+    if arguments.start_from:
+        return Qwen3ForCausalLM.from_pretrained(arguments.start_from, dtype=torch.float32)
+    return Qwen3ForCausalLM(model_config(arguments.vocab_size))
 
 
 def build_loss(model: Qwen3ForCausalLM, *, use_compile: bool) -> LossFunction:
@@ -174,7 +191,7 @@ def _mean_loss(model: Qwen3ForCausalLM, texts: list[list[int]]) -> float:
 
 def train(arguments: argparse.Namespace, corpus: Corpus, tokenizer: Tokenizer) -> Qwen3ForCausalLM:
     """Run the schedule to its end, exporting the folder on the way."""
-    model = build_model(arguments.vocab_size, arguments.seed)
+    model = build_model(arguments)
     loss_of = build_loss(model, use_compile=not arguments.no_compile)
     optimizer = build_optimizer(model, arguments.learning_rate)
     started, num_steps, smooth = time.monotonic(), 0, 0.0
@@ -215,14 +232,12 @@ def show_text(corpus: Corpus, seed: int) -> None:
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
-    corpus = read_corpus()
+    corpus = read_corpus(only_well_known=arguments.well_known)
     print(f"{len(corpus.training)} documents to train on, {len(corpus.held_out)} held out")
     if arguments.show_text:
         show_text(corpus, arguments.seed)
         return
-    rng = random.Random(arguments.seed)
-    texts = [*plain_texts(corpus.training), *chat_texts(corpus.training, rng)]
-    tokenizer = train_tokenizer(texts, arguments.vocab_size)
+    tokenizer = build_tokenizer(arguments, corpus)
     model = train(arguments, corpus, tokenizer)
     write_folder(arguments.out, model, tokenizer)
     print("validation:", validate(model, corpus, tokenizer))

@@ -16,7 +16,7 @@ import structlog
 from baton import convert
 from baton.engine.engine import Engine
 from baton.engine.types import NewToken, Reserved, SequenceSpec
-from baton.errors import BatonError
+from baton.errors import BatonError, InvalidRequest, TransferFailed
 from baton.request import PrefillMode, SequenceTimings
 from baton.rpc import telemetry
 from baton.v1 import prefill_pb2 as pb
@@ -114,6 +114,7 @@ class Arrivals:
         session = link.open(self._remote_plan(plan, hand_off, span.traceparent))
         try:
             end = await session.result()
+            await self._finish(plan, session, end, timings)
         except asyncio.CancelledError:
             self._links.release_when_quiet(link, session, plan.spec.sequence_id)
             raise
@@ -122,7 +123,6 @@ class Arrivals:
             self._note_fallback(plan, timings, error)
             await self._recover(plan, hand_off, session)
         else:
-            self._finish(plan, session, end, timings)
             await link.quiet(session, 0.0)
         finally:
             span.set("handoff.blocks", session.num_landed)
@@ -158,23 +158,32 @@ class Arrivals:
             stall_s=self._stall_s,
         )
 
-    def _finish(
+    async def _finish(
         self,
         plan: ArrivalPlan,
         session: RemoteSession,
         end: pb.SessionEnd,
         timings: SequenceTimings,
     ) -> None:
-        """All blocks are in place and the first token is known: the sequence joins the batch."""
+        """All blocks are in place and the first token is known: the sequence joins the batch.
+
+        Raises `TransferFailed` for a token that the engine can't accept.
+        """
         sequence_id = plan.spec.sequence_id
         logprobs = convert.logprobs_from_pb(end.logprobs) if end.HasField("logprobs") else None
         token = NewToken(sequence_id, end.token_id, logprobs)
-        self._host.post(Engine.resume, sequence_id, len(plan.spec.token_ids), token)
+        # Before the engine hears of it: the token may come out while we wait for the answer.
         timings.prefill_mode = PrefillMode.REMOTE
         timings.prefill_us = int((time.monotonic() - session.opened_at) * 1e6)
         timings.handoff_us = max(0, timings.prefill_us - end.queue_us - end.compute_us)
         timings.prefill_cached_token_count = end.cached_token_count
         timings.handoff_bytes = session.num_landed * self._host.engine.layout.block_bytes
+        try:
+            await self._host.call(Engine.resume, sequence_id, len(plan.spec.token_ids), token)
+        except InvalidRequest as error:
+            # Who sends an impossible token isn't trusted with blocks either.
+            session.num_landed = 0
+            raise TransferFailed(f"the first token is refused: {error.message}") from error
         metrics.handoffs.labels(timings.transport, "ok").inc()
         metrics.handoff_bytes.labels(timings.transport).inc(timings.handoff_bytes)
         metrics.pushed_seconds.labels("all").inc(end.push_us / 1e6)

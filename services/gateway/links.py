@@ -171,12 +171,12 @@ class DecodeLink:
                 since = time.monotonic()
                 reason = await self._connect_and_carry()
                 was_up = self.is_up
-                self._break(reason)
                 if was_up:
                     backoff = FIRST_BACKOFF_SECONDS
                     log.warning("decode link broke", **self._names, reason=reason)
                 else:
                     log.info("decode worker is not reachable", **self._names, reason=reason)
+                self._break(reason)
                 await self._pause(backoff - (0 if was_up else time.monotonic() - since))
                 backoff = min(2 * backoff, LAST_BACKOFF_SECONDS)
         finally:

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from baton.blocks import BlockKey, KvLayout, chain_keys, root_key
 from baton.errors import NoWorker, WorkerLost
@@ -16,12 +16,14 @@ from baton.policy.routing import RouteRequest, RoutingConfig, choose
 from baton.registry.bookings import BookingBoard
 from baton.registry.records import WorkerRecord
 from baton.registry.views import view_workers
-from baton.registry.watcher import Watcher
 from baton.rpc.telemetry import Span
 from services.gateway.fleet import DecodeWorker, Fleet
 from services.gateway.links import Submission
 from services.gateway.requests import Attempt, Request
 from services.gateway.samples import Sample
+
+if TYPE_CHECKING:
+    from baton.registry.watcher import Watcher
 
 AVOID_SECONDS = 5.0
 """A prefill worker that did not deliver gets no work for about as long as a restart takes."""
@@ -100,7 +102,7 @@ class Placer:
         model = cargo.request.command.model
         views = view_workers(
             # It reads what every directory has.
-            cast(Watcher, self._fleet.directory),
+            cast("Watcher", self._fleet.directory),
             model,
             keys,
             self._board,

@@ -117,7 +117,7 @@ def test_up_answers_restarts_a_killed_worker_and_drains(up):
     (worker,) = worker_pids(up.process.pid, "decode")
     os.kill(worker, signal.SIGKILL)
     up.read_until("fallen: ended by SIGKILL; starting again")
-    up.read_until("decode-0 ready")
+    up.read_until("decode-0 +ready")
     second = ask(address)
 
     up.process.send_signal(signal.SIGINT)

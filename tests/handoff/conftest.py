@@ -43,4 +43,3 @@ def pair(model) -> Iterator[tuple[ServiceProcess, ServiceProcess]]:
         # Small steps: a prompt takes many, so that there is a middle of it.
         prefill = start_worker(stack, model, "prefill", "--max-batch-tokens", "16")
         yield decode, prefill
-

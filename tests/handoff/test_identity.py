@@ -119,4 +119,3 @@ async def test_answer_continued_elsewhere_is_the_unbroken_one(pair, is_remote):
         )
 
     assert whole.token_ids[9:] == rest.token_ids
-

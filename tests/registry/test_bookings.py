@@ -83,7 +83,7 @@ async def test_bookings_of_a_gateway_that_dies_end_with_its_lease(make_board: Ma
     await eventually(lambda: here.promised("d0") == NOTHING, FAST.lease_s + 1.0)
 
 
-async def test_lasting_bookings_outlive_many_leases(make_board: MakeBoard) -> None:
+async def test_lasting_bookings_outlive_their_first_lease(make_board: MakeBoard) -> None:
     here, there = make_board("g0"), make_board("g1")
     await here.start()
     await there.start()

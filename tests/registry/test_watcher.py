@@ -82,7 +82,7 @@ async def test_a_worker_that_dies_is_gone_within_a_second_after_its_lease(world:
     assert FAST.lease_s - 2 * FAST.refresh_s < took_s < FAST.lease_s + 1.0
 
 
-async def test_a_living_worker_outlives_many_leases(world: World) -> None:
+async def test_a_living_worker_outlives_its_first_lease(world: World) -> None:
     watcher = await world.watcher()
     await world.worker("d0")
 

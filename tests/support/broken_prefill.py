@@ -18,6 +18,7 @@ FAULTS = (
     "refuses hello",
     "reports an error",
     "wrong order",
+    "impossible token",
 )
 
 
@@ -72,13 +73,11 @@ class BrokenPrefill(prefill_pb2_grpc.PrefillServiceServicer):
             self._pieces.put_nowait(piece)
 
     def _end(self, session: pb.OpenSession) -> pb.SessionUpdate:
-        end = pb.SessionEnd(token_id=9)
+        end = pb.SessionEnd(token_id=1 << 30 if self._fault == "impossible token" else 9)
         if self._fault == "reports an error":
             end.error.reason, end.error.message = "INTERNAL", "out of order"
         return pb.SessionUpdate(session_id=session.session_id, end=end)
 
 
 def _block_bytes(layout) -> int:
-    return (
-        layout.layer_count * 2 * layout.kv_head_count * layout.block_size * layout.head_dim * 4
-    )
+    return layout.layer_count * 2 * layout.kv_head_count * layout.block_size * layout.head_dim * 4

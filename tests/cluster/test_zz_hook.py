@@ -1,0 +1,3 @@
+def test_fails(start_cluster):
+    cluster = start_cluster(prefill=0, kvstores=0)
+    assert False
