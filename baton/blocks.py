@@ -21,10 +21,11 @@ _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True, slots=True)
 class KvLayout:
-    """How blocks lie: `[num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim]`, contiguous.
+    """How blocks lie: `[num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim]`.
 
-    `namespace` is the hexadecimal fingerprint of all that gives a block's bytes their meaning besides its
-    tokens: model weights, rope settings and the other fields. Equal namespaces may exchange blocks.
+    `namespace` is the hexadecimal fingerprint of all that gives a block's bytes their meaning
+    besides its tokens: model weights, rope settings and the other fields. Equal namespaces may
+    exchange blocks.
     """
 
     block_size: int
@@ -66,8 +67,8 @@ def chain_keys(
 ) -> list[BlockKey]:
     """Keys of the full blocks of `token_ids`, continuing behind the `parents` already known.
 
-    Each key is BLAKE2b-128, keyed by the root, over the parent's key and the block's tokens (uint32, little-endian).
-    Returns the keys behind `parents` only.
+    Each key is BLAKE2b-128, keyed by the root, over the parent's key and the block's tokens
+    (uint32, little-endian). Returns the keys behind `parents` only.
     """
     start = len(parents)
     stop = len(token_ids) // block_size

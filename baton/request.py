@@ -37,9 +37,10 @@ class Role(Enum):
 class SamplingParams:
     """How tokens are drawn; limits are those of `SamplingParams` in types.proto.
 
-    `temperature == 0` is greedy. `top_k == 0`, `top_p == 1`, `min_p == 0` and a penalty's neutral value
-    switch the filter off. Order of application: logit bias and penalties, temperature, top-k, top-p, min-p.
-    `max_tokens` and `min_tokens` count tokens behind the prompt, those before a migration included.
+    `temperature == 0` is greedy. `top_k == 0`, `top_p == 1`, `min_p == 0` and a penalty's neutral
+    value switch the filter off. Order of application: logit bias, penalties, temperature, top-k,
+    top-p, min-p. `max_tokens` and `min_tokens` count tokens behind the prompt, those before a
+    migration included.
     """
 
     temperature: float = 1.0

@@ -39,19 +39,20 @@ class SequenceSpec:
     priority: int = 0
     """Higher runs first."""
     after: str | None = None
-    """Waits until this sequence has computed its known tokens, to share its blocks; ignored when it is gone."""
+    """Waits until this sequence has computed its known tokens, to share its blocks; may be gone."""
     receive: bool = False
-    """Reserve blocks, report `Reserved`, then wait for `Engine.resume`: KV may arrive from outside."""
+    """Reserve blocks, report `Reserved`, wait for `Engine.resume`: KV may come from outside."""
     prefill_only: bool = False
     """End after one drawn token, whatever it is, and keep the blocks until `Engine.release`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """A `receive` sequence has its blocks; nobody but their receiver writes into the ones not cached.
+    """A `receive` sequence has its blocks; nobody but their receiver writes into uncached ones.
 
-    `block_ids` cover all known tokens. The first `num_cached_tokens` (a multiple of the block size, less than
-    the known tokens) are computed already; `block_keys` name the full blocks of the known tokens.
+    `block_ids` cover all known tokens. The first `num_cached_tokens` (a multiple of the block size,
+    less than the known tokens) are computed already; `block_keys` name the full blocks of the known
+    tokens.
     """
 
     sequence_id: str

@@ -1,4 +1,4 @@
-"""What waits to be written to a stream: written at once when it is idle, coalesced when it is behind."""
+"""What waits to be written to a stream: at once when it is idle, coalesced when behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Outbox(Generic[Part]):
         self._wake.set()
 
     async def batches(self) -> AsyncIterator[list[Part]]:
-        """All pending parts, again and again; ask for the next batch when the last one is written."""
+        """All pending parts, again and again; ask for the next when the last one is written."""
         while True:
             await self._wake.wait()
             self._wake.clear()

@@ -93,7 +93,7 @@ class Gateway(Protocol):
         """Models that live workers serve; may be empty."""
 
     async def text(self, model: str) -> tuple[ModelInfo, ModelText]:
-        """The model by name (empty: the only one) and its tokeniser. Raises `UnknownModel` or `NoWorker`."""
+        """The model by name (empty: the only one). Raises `UnknownModel` or `NoWorker`."""
 
     async def encode(
         self, text: ModelText, prompt: str, add_special_tokens: bool = True

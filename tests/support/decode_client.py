@@ -1,4 +1,4 @@
-"""A gateway's stand-in: speaks DecodeService to a real decode worker and keeps all that comes back."""
+"""A gateway's stand-in: speaks DecodeService to a real worker and keeps what comes back."""
 
 from __future__ import annotations
 
