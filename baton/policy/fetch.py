@@ -7,7 +7,7 @@ from dataclasses import dataclass
 KEPT_SHARE = 0.8
 """Weight of the past against a new measurement: about the last five count."""
 RELAXED_SHARE = 0.02
-"""A step towards the prior, in orders of magnitude: after 115 of them a tenth of the way is left."""
+"""A step towards the prior, in orders of magnitude: 115 of them go nine tenths of the way."""
 
 
 class Rate:

@@ -24,9 +24,12 @@ class BlockIndex:
         self._bits: dict[str, int] = {}
         self._names: dict[int, str] = {}
         self._masks: dict[int, int] = {}
+        self._live = 0
+        """Bits of the workers that count; the others wait for `sweep`."""
+        self._retired: list[tuple[int, set[BlockKey]]] = []
 
     def __len__(self) -> int:
-        """Different blocks known."""
+        """Different blocks known, those that `sweep` has yet to forget included."""
         return len(self._holders)
 
     def num_blocks(self, worker_id: str) -> int:
@@ -54,12 +57,22 @@ class BlockIndex:
             self._release(key, self._bits[worker_id])
 
     def clear(self, worker_id: str) -> None:
-        """The worker caches nothing."""
+        """The worker caches nothing, from now on; `sweep` gives the memory back in small steps."""
         bit = self._bits.pop(worker_id, 0)
         if bit:
-            del self._names[bit]
-            for key in self._blocks.pop(worker_id):
-                self._release(key, bit)
+            self._live ^= bit
+            self._retired.append((bit, self._blocks.pop(worker_id)))
+
+    def sweep(self, most: int = 1024) -> None:
+        """Forgets up to this many blocks of cleared workers: about a microsecond each."""
+        while self._retired and most > 0:
+            bit, blocks = self._retired[-1]
+            for _ in range(min(most, len(blocks))):
+                self._release(blocks.pop(), bit)
+                most -= 1
+            if not blocks:
+                self._retired.pop()
+                del self._names[bit]
 
     def replace(self, worker_id: str, keys: Iterable[BlockKey]) -> None:
         """The worker caches exactly these blocks."""
@@ -74,7 +87,7 @@ class BlockIndex:
         """Per worker: how many leading blocks of the chain it caches without a hole; at least 1."""
         matched: dict[str, int] = {}
         holders = self._holders
-        mask = holders.get(keys[0], 0) if keys else 0
+        mask = holders.get(keys[0], 0) & self._live if keys else 0
         depth = 0
         for key in keys:
             still = mask & holders.get(key, 0)
@@ -104,6 +117,7 @@ class BlockIndex:
         while bit in self._names:
             bit <<= 1
         self._bits[worker_id], self._names[bit] = bit, worker_id
+        self._live |= bit
         self._blocks[worker_id] = set()
         return bit
 

@@ -101,6 +101,7 @@ class Follower:
             while True:
                 try:
                     await self._read()
+                    self._index.sweep()
                     num_failures = 0
                 except Exception as error:  # whatever it is, the index must not freeze
                     num_failures += 1

@@ -16,9 +16,9 @@ from baton.blocks import LAYOUT_VERSION, KvLayout, make_namespace
 from baton.engine.arena import Arena
 from baton.engine.engine import Engine
 from baton.engine.model.weights import LoadedModel, load_model
-from baton.engine.types import EngineConfig
+from baton.engine.types import EngineConfig, SequenceSpec
 from baton.errors import ModelError
-from baton.request import Role
+from baton.request import Role, SamplingParams
 from baton.rpc.serve import Process
 from baton.transfer.kvstore import KvStoreClient
 from baton.transfer.shm import SharedSegment, sweep_dead_segments
@@ -52,6 +52,7 @@ async def boot(process: Process, settings: WorkerSettings, role: Role) -> Worker
     model = await asyncio.to_thread(_load, settings, device)
     layout = _make_layout(model, settings)
     config = _make_config(model, layout, settings)
+    await asyncio.to_thread(_warm_up, model, layout, device)
     segment = _make_segment(layout, config, device, settings)
     if segment is not None:
         process.on_stop(segment.remove)
@@ -114,6 +115,20 @@ def _load(settings: WorkerSettings, device: str) -> LoadedModel:
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
     return load_model(settings.model, device, dtype, ops)
+
+
+def _warm_up(model: LoadedModel, layout: KvLayout, device: str) -> None:
+    """Runs a prompt and a decode step on blocks of its own, so that no client pays for the first.
+
+    Libraries pick and build their routines when they first see a shape.
+    """
+    num_tokens = layout.block_size + 1
+    config = EngineConfig(num_blocks=4, block_size=layout.block_size, context_len=2 * num_tokens)
+    engine = Engine(model, config, Arena(layout, config.num_blocks, device))
+    sampling = SamplingParams(max_tokens=3, ignore_eos=True)
+    engine.add(SequenceSpec("warm-up", (0,) * num_tokens, num_tokens, sampling))
+    while engine.num_sequences:
+        engine.step()
 
 
 def _make_layout(model: LoadedModel, settings: WorkerSettings) -> KvLayout:

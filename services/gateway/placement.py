@@ -17,9 +17,10 @@ from baton.registry.bookings import BookingBoard
 from baton.registry.records import WorkerRecord
 from baton.registry.views import view_workers
 from baton.rpc.telemetry import Span
+from services.gateway.attempts import Attempt
 from services.gateway.fleet import DecodeWorker, Fleet
-from services.gateway.links import Submission
-from services.gateway.requests import Attempt, Request
+from services.gateway.frames import Submission
+from services.gateway.requests import Request
 from services.gateway.samples import Sample
 
 if TYPE_CHECKING:

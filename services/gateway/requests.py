@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Protocol
 
@@ -12,7 +12,8 @@ from baton.errors import BatonError, DeadlineExceeded, WorkerLost
 from baton.request import FinishReason, PrefillMode
 from baton.text import ModelText
 from services.gateway import metrics
-from services.gateway.links import DecodeLink, Delta, End, Submission
+from services.gateway.attempts import Attempt
+from services.gateway.frames import Delta, End, Submission
 from services.gateway.mailbox import Mailbox
 from services.gateway.samples import Sample
 from services.gateway.traces import RequestTrace
@@ -30,57 +31,6 @@ class Keeper(Protocol):
 
     def on_fallback(self, prefill_worker_id: str) -> None:
         """A decode worker did a prefill worker's part itself."""
-
-
-class Attempt:
-    """One submission under way. `open` are the samples that are still this attempt's to finish."""
-
-    def __init__(
-        self, request: Request, link: DecodeLink, samples: Iterable[int], unbook: Callable[[], None]
-    ) -> None:
-        self.worker_id = link.worker_id
-        self.open = set(samples)
-        self._request = request
-        self._link = link
-        self._unbook = unbook
-        self._handle = 0
-
-    def begin(self, submission: Submission) -> None:
-        """Submits. Raises `WorkerLost` if the link is down."""
-        try:
-            self._handle = self._link.submit(submission, self)
-        except WorkerLost:
-            self._unbook()
-            raise
-
-    def on_delta(self, delta: Delta) -> None:
-        """News from the worker; those of samples that have moved on are ignored."""
-        self._unbook()
-        if delta.sample_index in self.open:
-            self._request.on_delta(self, delta)
-            if delta.end is not None:
-                self.leave(delta.sample_index)
-
-    def on_lost(self, error: BatonError) -> None:
-        """The stream broke under all samples that are still open."""
-        self._unbook()
-        lost, self.open = sorted(self.open), set()
-        self._request.on_lost(self, lost, error)
-
-    def leave(self, sample_index: int) -> None:
-        """The sample is finished here; behind the last one the worker's news are of no interest."""
-        self.open.discard(sample_index)
-        if not self.open:
-            self._unbook()
-            self._link.forget(self._handle)
-
-    def cancel(self, sample_index: int | None = None) -> None:
-        """Asks the worker to end one sample, or all of them without waiting for its answer."""
-        self._link.cancel(self._handle, sample_index)
-        if sample_index is None:
-            self.open.clear()
-            self._unbook()
-            self._link.forget(self._handle)
 
 
 class Request:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from baton.request import FinishReason, SamplingParams, SequenceTimings
 from baton.text import IncrementalDetokenizer, ModelText, StopStrings
-from services.gateway.links import Delta
+from services.gateway.frames import Delta
 from services.gateway.types import Chunk, GenerateCommand, SampleSummary
 
 

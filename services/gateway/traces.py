@@ -44,6 +44,8 @@ class RequestTrace:
     def submitted(self, worker_id: str) -> None:
         """The wait for a first token begins."""
         if not self._has_answer:
+            if self._wait is not None:  # in vain: another worker is asked
+                self._wait.end()
             self._wait = start_span("gateway.first_token", self.traceparent)
             self._wait.set("baton.decode_worker_id", worker_id)
 

@@ -101,6 +101,7 @@ async def test_a_worker_whose_clock_was_first_means_the_same_deadline(world):
     answer = await task
 
     assert isinstance(answer.error, DeadlineExceeded)
+    assert len(worker.submissions) == 1
 
 
 async def test_one_request_too_many_is_told_when_to_come_back(model_folder):
@@ -246,6 +247,15 @@ async def test_ids_of_requests_may_repeat(world):
         await submission.send(world.ids(text), end=FinishReason.LENGTH)
 
     assert [(await task).text() for task in tasks] == ["one", "two"]
+
+
+async def test_a_worker_that_goes_has_its_link_closed(world):
+    worker = await world.add()
+
+    world.directory.down("decode-0")
+    await eventually(lambda: not worker.connections)
+
+    assert world.usable == []
 
 
 async def test_a_generator_that_was_never_read_takes_no_room(world):

@@ -44,15 +44,18 @@ async def test_a_request_goes_where_its_prefix_is_cached(world, holder):
     assert workers[1 - holder].submissions == []
 
 
-async def test_another_tenants_cache_is_not_seen(world):
+async def test_only_the_tenants_own_cache_counts(world):
     workers = [await world.add(f"decode-{index}") for index in range(2)]
     prompt = LONG * 3
     hold(world, workers[0], prompt, salt="theirs")
     world.directory.loads["decode-0"] = LoadRecord(num_running=1)
 
-    task = world.start(prompt, cache_salt="ours")
+    ours = world.start(prompt, cache_salt="ours")
     await workers[1].submitted()
-    await finish(task, workers[1])
+    await finish(ours, workers[1])
+    theirs = world.start(prompt, cache_salt="theirs")
+    await workers[0].submitted()
+    await finish(theirs, workers[0])
 
 
 async def test_a_long_prompt_is_hashed_to_the_same_keys_off_the_loop(world, monkeypatch):

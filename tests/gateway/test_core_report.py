@@ -132,7 +132,11 @@ async def test_metrics_count_requests_by_how_they_ended(world):
         outcome: value("gateway_requests_total", outcome=outcome)
         for outcome in ("ok", "CANCELLED", "NO_WORKER")
     }
-    names = ("gateway_ttft_seconds_count", "gateway_itl_seconds_count", "gateway_cancellations_total")
+    names = (
+        "gateway_ttft_seconds_count",
+        "gateway_itl_seconds_count",
+        "gateway_cancellations_total",
+    )
     counts = {name: value(name) for name in names}
     tokens = value("gateway_output_tokens_total"), value("gateway_prompt_tokens_total")
 

@@ -115,6 +115,20 @@ async def test_text_that_only_began_like_a_stop_string_comes_out_at_the_end(worl
     assert answer.last().finish_reason is FinishReason.LENGTH
 
 
+async def test_a_stop_string_may_show_only_when_the_last_bytes_come_out(world):
+    worker = await world.add()
+    task = world.start(stop_strings=("\ufffd",))
+    submission = await worker.submitted()
+
+    broken = world.ids("😀")[:-1]
+    await submission.send([*world.ids("a"), *broken], end=FinishReason.LENGTH)
+    answer = await task
+
+    assert answer.text() == "a"
+    assert answer.last().finish_reason is FinishReason.STOP
+    assert answer.last().stop_string == "\ufffd"
+
+
 async def test_stop_strings_work_without_text(world):
     worker = await world.add()
     tokens = world.ids("the fox")

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from baton.errors import BatonError, EngineFailed, WorkerLost
+from baton.errors import BatonError, EngineFailed, InvalidRequest, WorkerLost
 from baton.request import FinishReason, SamplingParams
-from services.gateway import links
-from services.gateway.links import DecodeLink, Delta, LinkEnd, Submission
+from services.gateway import frames, links
+from services.gateway.frames import Delta, Submission
+from services.gateway.links import DecodeLink, LinkEnd
 from services.gateway.types import GenerateCommand
 from tests.support.fake_decode import FakeDecode, eventually
 
@@ -90,7 +91,7 @@ async def test_a_burst_is_written_as_few_frames_in_order(worker, link):
 
 
 async def test_long_prompts_are_spread_over_frames(worker, link, monkeypatch):
-    monkeypatch.setattr(links, "FRAME_BYTES", 4 * 100)
+    monkeypatch.setattr(frames, "FRAME_BYTES", 4 * 100)
     for _ in range(10):
         link.submit(submission(num_tokens=60), Listener())
     await worker.submitted(10)
@@ -135,6 +136,34 @@ async def test_all_that_is_open_is_lost_with_the_stream(worker, link):
     assert all(isinstance(listener.errors[0], WorkerLost) for listener in listeners[1:])
     assert "decode-0" in listeners[1].errors[0].message
     assert link.num_open == 0
+
+
+async def test_what_could_not_be_written_before_a_break_is_not_written_after_it(worker, link):
+    worker.reads.clear()
+    # More than a connection's window: some frames cannot leave.
+    lost = [Listener() for _ in range(40)]
+    for listener in lost:
+        link.submit(submission(num_tokens=200_000), listener)
+    await eventually(lambda: worker.connections != [])
+    worker.break_streams()
+    await eventually(lambda: all(listener.errors for listener in lost))
+    num_before = len(worker.submissions)
+    worker.reads.set()
+    await eventually(lambda: worker.num_connects == 2 and link.is_up)
+
+    handle = link.submit(submission(), Listener())
+    await worker.submitted(num_before + 1)
+
+    assert [s.message.handle for s in worker.submissions[num_before:]] == [handle]
+
+
+async def test_a_prompt_that_no_frame_can_hold_is_refused_before_it_breaks_the_stream(worker, link):
+    with pytest.raises(InvalidRequest, match="at most 1,032,192"):
+        link.submit(submission(num_tokens=1_040_000), Listener())
+    link.submit(submission(num_tokens=1_032_192), Listener())
+    await worker.submitted()
+
+    assert worker.num_connects == 1
 
 
 async def test_a_link_that_is_down_refuses(worker):

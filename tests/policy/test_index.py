@@ -61,11 +61,19 @@ class IndexMachine(RuleBasedStateMachine):
 
         assert self.index.match([key(number) for number in chain]) == expected
 
+    @rule(most=st.integers(1, 5))
+    def sweep(self, most: int) -> None:
+        self.index.sweep(most)
+
     @invariant()
     def holds_the_same(self) -> None:
         for worker, numbers in self.model.items():
             assert self.index.keys_of(worker) == {key(number) for number in numbers}
             assert self.index.num_blocks(worker) == len(numbers)
+        assert len(self.index) >= len(set().union(*self.model.values()))
+
+    def teardown(self) -> None:
+        self.index.sweep(10_000)
         assert len(self.index) == len(set().union(*self.model.values()))
 
 
@@ -80,6 +88,7 @@ def test_workers_that_come_and_go_do_not_widen_the_masks() -> None:
         index.store(f"w{number}", key(1))
         index.store("stays", key(1))
         index.clear(f"w{number}")
+        index.sweep()
 
     assert index.match([key(1)]) == {"stays": 1}
     assert max(index._holders.values()) <= 2
@@ -105,6 +114,21 @@ def test_sharing_is_forgotten_before_it_costs_more_than_it_saves() -> None:
 
     assert len(index._masks) <= 4096
     assert index.match([key(0b101)]) == {"w0": 1, "w2": 1}
+
+
+def test_a_cleared_worker_is_gone_before_its_memory_is() -> None:
+    index = BlockIndex()
+    index.replace("w", [key(number) for number in range(100)])
+
+    index.clear("w")
+    assert index.match([key(1)]) == {}
+    index.store("w", key(1))
+    index.sweep(50)
+
+    assert index.match([key(1), key(2)]) == {"w": 1}
+    assert 50 <= len(index) <= 51
+    index.sweep(50)
+    assert len(index) == 1
 
 
 def test_nothing_matches_an_empty_chain_or_an_empty_index() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 
 import pytest
 from redis.asyncio import Redis
@@ -144,16 +145,14 @@ async def test_many_events_pass_in_batches(world: World) -> None:
     assert watcher.follower.num_gaps == 0
 
 
-async def test_a_gap_in_the_events_brings_a_snapshot(
-    world: World, redis_server: EmbeddedRedis, keys: Keys
-) -> None:
+async def test_a_gap_in_the_events_brings_a_snapshot(world: World) -> None:
     watcher = await world.watcher()
     worker = await world.worker("d0")
     worker.store(1)
     await eventually(lambda: world.shows(watcher, worker))
 
-    worker.cache.add(2)
-    worker.announcer._events._last_seq += 1  # an event that never reaches the stream
+    worker.store(2)
+    worker.announcer._events.drop()  # as in an outage that lasts too long
     worker.store(3)
 
     await eventually(lambda: world.shows(watcher, worker))
@@ -191,6 +190,39 @@ async def test_a_new_epoch_is_a_down_and_an_up_with_a_fresh_cache(world: World) 
     await eventually(lambda: world.shows(watcher, second))
     assert world.downs == [("d0", "e1")]
     assert watcher.workers["d0"].epoch == "e2"
+
+
+async def test_an_entry_that_comes_twice_counts_once(
+    world: World, redis_server: EmbeddedRedis, keys: Keys
+) -> None:
+    client = Redis.from_url(redis_server.url, protocol=2)
+    watcher = await world.watcher()
+    worker = await world.worker("d0")
+    worker.store(1)
+    worker.remove(1)
+    await eventually(lambda: [c.seq for c in watcher.follower._cursors.values()] == [2])
+
+    again = {"epoch": "e1", "seq": 1, "kinds": b"\1", "keys": block_key(1)}
+    await client.xadd(keys.events("d0"), again)
+    await client.aclose()
+    worker.store(2)
+
+    await eventually(lambda: watcher.index.match([block_key(2)]))
+    assert world.shows(watcher, worker)
+    assert watcher.follower.num_snapshots == 1
+
+
+async def test_a_restarted_worker_does_not_inherit_its_load(world: World) -> None:
+    watcher = await world.watcher()
+    first = await world.worker("d0", "e1")
+    first.announcer.publish_load({"num_running": 9})
+    await eventually(lambda: "d0" in watcher.loads)
+    await first.crash()
+
+    await world.worker("d0", "e2")
+    await eventually(lambda: watcher.workers["d0"].epoch == "e2")
+
+    assert "d0" not in watcher.loads
 
 
 async def test_events_of_an_old_epoch_are_ignored(
@@ -283,6 +315,25 @@ async def test_loads_arrive_and_the_newest_wins(world: World) -> None:
         worker.announcer.publish_load(StepLoad(num_running=count, num_waiting=2))
 
     await eventually(lambda: watcher.loads["d0"] == LoadRecord(num_running=49, num_waiting=2))
+
+
+async def test_load_is_sent_no_more_often_than_allowed(
+    own_redis: EmbeddedRedis, keys: Keys
+) -> None:
+    client = Redis.from_url(own_redis.url, protocol=2)
+    async with make_world(own_redis.url, keys) as world:
+        worker = await world.worker("d0")
+        await client.config_resetstat()
+
+        start = time.monotonic()
+        while time.monotonic() - start < 10 * FAST.load_interval_s:
+            worker.announcer.publish_load({"num_running": 1})
+            await asyncio.sleep(0)
+        most = (time.monotonic() - start) / FAST.load_interval_s + 3
+        stats = await client.info("commandstats")
+        await client.aclose()
+
+    assert 2 <= stats["cmdstat_set"]["calls"] <= most
 
 
 async def test_load_of_an_idle_worker_lives_as_long_as_the_worker(

@@ -132,6 +132,9 @@ class FakeDecode(decode_pb2_grpc.DecodeServiceServicer, worker_pb2_grpc.WorkerSe
         self.gate = asyncio.Event()
         """Scripted tokens flow while it is set."""
         self.gate.set()
+        self.reads = asyncio.Event()
+        """Frames from gateways are read while it is set."""
+        self.reads.set()
         self.break_after: int | None = None
         """Ends the stream after this many scripted frames."""
         self.ignores_cancels = False
@@ -203,6 +206,7 @@ class FakeDecode(decode_pb2_grpc.DecodeServiceServicer, worker_pb2_grpc.WorkerSe
     ) -> None:
         by_handle: dict[int, Submitted] = {}
         async for frame in requests:
+            await self.reads.wait()
             self.num_frames += 1
             for message in frame.submits:
                 submission = Submitted(message, connection)

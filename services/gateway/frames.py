@@ -1,0 +1,131 @@
+"""Frames between gateway and decode worker: what is in them, and what waits to be written."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from baton import convert
+from baton.blocks import pack_tokens
+from baton.errors import BatonError
+from baton.request import FinishReason, SequenceTimings, TokenLogprobs
+from baton.rpc.channels import MAX_MESSAGE_BYTES
+from baton.v1 import decode_pb2 as pb
+from services.gateway.types import GenerateCommand
+
+FRAME_BYTES = 1 << 20
+"""Prompts beyond this wait for the next frame: receivers take at least four times as much."""
+MAX_TOKENS = (MAX_MESSAGE_BYTES - (64 << 10)) // 4
+"""One submission must fit into a frame: four bytes a token, and 64 KB for all else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a decode worker is asked to do: a whole request, or one sample of a migrated one."""
+
+    command: GenerateCommand
+    token_ids: tuple[int, ...]
+    """The prompt, then what was emitted before a migration."""
+    sample_index: int
+    sample_count: int
+    deadline: float
+    """On the clock of `time.monotonic()`."""
+    traceparent: str = ""
+    prefill_worker_id: str = ""
+    prefill_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a worker ended a sample."""
+
+    reason: FinishReason
+    timings: SequenceTimings
+    error: BatonError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """News of one sample."""
+
+    sample_index: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    end: End | None = None
+
+
+class FrameOutbox:
+    """What waits to be written: one frame is under way at a time, the rest gathers here."""
+
+    def __init__(self) -> None:
+        self._submits: dict[int, pb.SubmitSequence] = {}
+        self._cancels: list[pb.CancelSequence] = []
+        self._filled = asyncio.Event()
+
+    def submit(self, handle: int, message: pb.SubmitSequence) -> None:
+        self._submits[handle] = message
+        self._filled.set()
+
+    def cancel(self, handle: int, sample_index: int | None) -> None:
+        if sample_index is None and self._submits.pop(handle, None) is not None:
+            return
+        self._cancels.append(pb.CancelSequence(handle=handle, sample_index=sample_index))
+        self._filled.set()
+
+    def clear(self) -> None:
+        self._submits.clear()
+        self._cancels.clear()
+        self._filled.clear()
+
+    async def next_frame(self) -> pb.DecodeConnectRequest:
+        """All that waits, up to about `FRAME_BYTES`; waits while there is nothing."""
+        await self._filled.wait()
+        frame = pb.DecodeConnectRequest()
+        num_bytes = 0
+        for handle, message in list(self._submits.items()):
+            if num_bytes and num_bytes + len(message.token_ids) > FRAME_BYTES:
+                break
+            num_bytes += len(message.token_ids)
+            frame.submits.append(self._submits.pop(handle))
+        # None of these is for a submission that stays behind: `cancel` took that out.
+        frame.cancels.extend(self._cancels)
+        self._cancels.clear()
+        if not self._submits:
+            self._filled.clear()
+        return frame
+
+
+def submit_to_pb(handle: int, submission: Submission) -> pb.SubmitSequence:
+    command = submission.command
+    left_s = max(submission.deadline - time.monotonic(), 0.001)
+    return pb.SubmitSequence(
+        handle=handle,
+        request_id=command.request_id,
+        traceparent=submission.traceparent,
+        token_ids=pack_tokens(submission.token_ids),
+        prompt_len=len(command.token_ids),
+        sampling=convert.sampling_to_pb(command.sampling),
+        sample_index=submission.sample_index,
+        sample_count=submission.sample_count,
+        cache_salt=command.cache_salt,
+        priority=command.priority,
+        timeout_ms=round(left_s * 1000) or 1,
+        prefill_worker_id=submission.prefill_worker_id,
+        prefill_address=submission.prefill_address,
+    )
+
+
+def delta_from_pb(message: pb.SequenceDelta) -> Delta:
+    return Delta(
+        sample_index=message.sample_index,
+        token_ids=tuple(message.token_ids),
+        logprobs=tuple(map(convert.logprobs_from_pb, message.logprobs)),
+        end=_end_from_pb(message.end) if message.HasField("end") else None,
+    )
+
+
+def _end_from_pb(message: pb.SequenceEnd) -> End:
+    reason = convert.finish_from_pb(message.finish_reason)
+    error = convert.error_from_pb(message.error) if reason is FinishReason.ERROR else None
+    return End(reason, convert.timings_from_pb(message.timings), error)
