@@ -7,6 +7,7 @@ import ctypes
 import importlib.util
 import os
 import platform
+import random
 import shutil
 import signal
 import socket
@@ -202,10 +203,15 @@ def _answers(port: int, pid: int) -> bool:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    # Below the range that outgoing connections take their ports from: while the server is down, a
+    # client that tries again could otherwise be given this very port, and connect to itself.
+    for _ in range(_PORT_TRIES * 20):
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port from 20000 to 31999 on 127.0.0.1")
 
 
 def _die_with_parent() -> Callable[[], None] | None:

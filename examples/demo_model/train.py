@@ -31,7 +31,7 @@ trained first, then the model; at the end the folder is read back and answers a 
 EXAMPLES = """\
 examples:
   python train.py                           the full run: about an hour on two cores
-  python train.py --steps 300 --out /tmp/m  a quick try: words, but few sentences
+  python train.py --steps 300 --out tiny    a quick try: words, but few sentences
   python train.py --show-text               print some training text, train nothing
 """
 

@@ -1,0 +1,1 @@
+"""Measurements of Baton on this machine; `python -m bench.serving` runs them."""

@@ -1,0 +1,124 @@
+"""Real processes to measure, planned and kept as `baton up` does it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.text import Text
+
+from baton.cli.errors import ProcessFailed
+from baton.cli.supervisor import Patience, State, Supervisor
+from baton.cli.topology import ClusterOptions, Topology, plan
+from baton.rpc.channels import open_channel
+from baton.v1 import worker_pb2, worker_pb2_grpc
+from bench.failure import BenchFailed
+from bench.machine import cpu_seconds
+
+_PATIENCE = Patience(start_s=120.0, grace_s=15.0)
+_WORKER_REPLY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class SystemSpec:
+    """What to run: Redis, one gateway, one decode worker and `prefill` prefill workers."""
+
+    title: str
+    prefill: int
+    threads: int
+    """For arithmetic, per worker."""
+    flags: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """More flags by kind of process."""
+
+
+class System:
+    """Running processes. They may be asked for by kind, since there is one of each."""
+
+    def __init__(self, spec: SystemSpec, topology: Topology, supervisor: Supervisor) -> None:
+        self.spec = spec
+        self._topology = topology
+        self._supervisor = supervisor
+
+    def address(self, kind: str = "gateway") -> str:
+        """host:port of its gRPC server."""
+        return self._topology.of_kind(kind)[0].address
+
+    @property
+    def http_address(self) -> str:
+        """host:port of the gateway's HTTP door."""
+        return self._topology.of_kind("gateway")[0].http_address
+
+    def metrics_url(self, kind: str) -> str:
+        """Its Prometheus endpoint."""
+        return f"http://{self._topology.of_kind(kind)[0].metrics_address}/metrics"
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU time used since the start, by kind of process."""
+        return {
+            spec.name.partition("-")[0]: cpu_seconds(self._supervisor.pid(spec.name))
+            for spec in self._topology.processes
+        }
+
+    async def worker(self, kind: str) -> worker_pb2.GetWorkerResponse:
+        """What a worker says of itself now."""
+        async with open_channel(self.address(kind)) as channel:
+            stub = worker_pb2_grpc.WorkerServiceStub(channel)
+            request = worker_pb2.GetWorkerRequest()
+            reply: worker_pb2.GetWorkerResponse = await stub.GetWorker(
+                request, timeout=_WORKER_REPLY_S
+            )
+        return reply
+
+
+@asynccontextmanager
+async def running_system(spec: SystemSpec, console: Console) -> AsyncIterator[System]:
+    """Starts a system and stops it in the end. A process that falls over ends the benchmark."""
+    options = ClusterOptions(
+        prefill=spec.prefill,
+        kvstores=0,
+        device="cpu",
+        threads=spec.threads,
+        port=0,
+        http_port=0,
+        log_level="warning",
+        extra=spec.flags,
+    )
+    topology = plan(options)
+    task = asyncio.current_task()
+    assert task is not None
+    watchdog = _Watchdog(spec.title, task, console)
+    supervisor = Supervisor(topology.stages, watchdog, _PATIENCE)
+    try:
+        await supervisor.start()
+        yield System(spec, topology, supervisor)
+    except asyncio.CancelledError:
+        if watchdog.failure:
+            raise BenchFailed(watchdog.failure) from None
+        raise
+    except ProcessFailed as failure:
+        raise BenchFailed(f"{spec.title}: {failure}") from failure
+    finally:
+        await supervisor.stop()
+
+
+class _Watchdog:
+    """Observer that cancels the benchmark when a process ends under it."""
+
+    def __init__(self, title: str, task: asyncio.Task[object], console: Console) -> None:
+        self.failure = ""
+        self._title = title
+        self._task = task
+        self._console = console
+
+    def on_state(self, name: str, state: State, detail: str = "") -> None:
+        """See `Observer`."""
+        if state is State.FALLEN and not self.failure:
+            self.failure = f"{self._title}: {name} fell over under load ({detail})."
+            self._task.cancel()
+
+    def on_line(self, name: str, line: str) -> None:
+        """Warnings and worse: whoever reads the numbers should have seen them."""
+        self._console.print(Text(f"{self._title}: {name} | {line}", "yellow"), soft_wrap=True)
