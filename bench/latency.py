@@ -6,36 +6,17 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-from baton.request import PrefillMode
-from bench.client import GatewayClient, Load, Prompts, Reply, run_closed_loop
-from bench.failure import BenchFailed
+from bench.arms import Arm, arm_specs, require_modes
+from bench.client import GatewayClient, Load, Prompts, run_closed_loop
 from bench.interference import measure_interference
 from bench.options import Run, total_threads, worker_threads
 from bench.report import Cell, Table
 from bench.stats import milliseconds, ratio
-from bench.system import System, SystemSpec, running_system
+from bench.system import running_system
 
 PROMPT_LEN = 256
 OUTPUT_LEN = 64
 CONCURRENCIES = (1, 8, 32)
-_REMOTE = PrefillMode.REMOTE.value
-_LOCAL = PrefillMode.LOCAL.value
-SMALL_CHUNK = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """One side of the comparison, running."""
-
-    system: System
-    client: GatewayClient
-    prefill_mode: int
-    """Where its prompts must have been computed."""
-
-    @property
-    def title(self) -> str:
-        """Its name in tables."""
-        return self.system.spec.title
 
 
 @dataclass(slots=True)
@@ -45,18 +26,6 @@ class _Point:
     loads: list[Load] = field(default_factory=list)
     idle_share: float = 0.0
     """Most CPU the arms that were not asked used meanwhile, in cores."""
-
-
-def arm_specs() -> list[tuple[SystemSpec, int]]:
-    """The systems compared, each with the mode its prompts are computed in."""
-    local = ("--remote-prefill=false",)
-    small = {"gateway": local, "decode": (f"--max-batch-tokens={SMALL_CHUNK}",)}
-    whole = total_threads()
-    return [
-        (SystemSpec("disaggregated", 1, worker_threads()), _REMOTE),
-        (SystemSpec("one engine", 0, whole, {"gateway": local}), _LOCAL),
-        (SystemSpec(f"one engine, chunks of {SMALL_CHUNK}", 0, whole, small), _LOCAL),
-    ]
 
 
 async def run(run: Run) -> list[Table]:
@@ -106,17 +75,6 @@ async def _measure(
                 require_modes(arm, load.replies)
                 point.loads.append(load)
     return points
-
-
-def require_modes(arm: Arm, replies: Sequence[Reply]) -> None:
-    """Raises `BenchFailed` where a prompt was not computed where this arm has it computed."""
-    wrong = [reply for reply in replies if reply.timings.prefill_mode != arm.prefill_mode]
-    if wrong:
-        mode = PrefillMode(wrong[0].timings.prefill_mode).name
-        raise BenchFailed(
-            f"{arm.title}: {len(wrong)} of {len(replies)} prompts were computed in mode {mode}, "
-            f"{PrefillMode(arm.prefill_mode).name} was expected."
-        )
 
 
 def _total_cpu_s(arms: Sequence[Arm]) -> float:

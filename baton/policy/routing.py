@@ -25,7 +25,7 @@ class RoutingConfig:
     saturated_num_waiting: int = 4
     """Decode: this many sequences waiting for blocks mean that one more will wait too."""
     saturated_used_share: float = 0.95
-    """Decode: share of blocks held by sequences from which on preemption is likely."""
+    """Decode: share of blocks held by sequences, the new one's included, that may lead to preemption."""
     saturated_queue_tokens: int = 16_384
     """Prefill: queued tokens from which on another worker is better, whatever it has cached."""
     tokens_as_sequence: int = 256
@@ -45,6 +45,7 @@ class RouteRequest:
     num_tokens: int
     """Known tokens: the prompt, then what was emitted before a migration."""
     num_sequences: int = 1
+    """Samples to draw; they share the prompt's blocks."""
     excluded: frozenset[str] = frozenset()
     """Workers that must not take it, such as the one it was just lost on."""
 
@@ -89,6 +90,11 @@ class WorkerView:
         cached = self.num_cached_blocks * self.block_size
         return max(0, min(cached, request.num_tokens - 1))
 
+    def num_needed_blocks(self, request: RouteRequest) -> int:
+        """Blocks that it has to find for the request: the prompt's uncached ones, one per sample."""
+        uncached = request.num_tokens - self.num_cached_tokens(request)
+        return uncached // max(1, self.block_size) + request.num_sequences
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -96,7 +102,7 @@ class _Part:
 
     role: Role
     load: Callable[[WorkerView], int]
-    is_saturated: Callable[[WorkerView], bool]
+    is_saturated: Callable[[RouteRequest, WorkerView], bool]
     load_step: int
     slack: int
     namespace: str | None = None
@@ -124,9 +130,10 @@ def choose(
 
 
 def _decode_part(config: RoutingConfig) -> _Part:
-    def is_saturated(view: WorkerView) -> bool:
-        used = view.num_used_blocks >= config.saturated_used_share * view.num_blocks > 0
-        return used or view.num_waiting >= config.saturated_num_waiting
+    def is_saturated(request: RouteRequest, view: WorkerView) -> bool:
+        limit = config.saturated_used_share * view.num_blocks
+        is_full = view.num_used_blocks + view.num_needed_blocks(request) > limit > 0
+        return is_full or view.num_waiting >= config.saturated_num_waiting
 
     return _Part(
         role=Role.DECODE,
@@ -143,7 +150,7 @@ def _prefill_part(config: RoutingConfig, namespace: str) -> _Part:
     return _Part(
         role=Role.PREFILL,
         load=lambda view: view.num_pending_tokens,
-        is_saturated=lambda view: view.num_pending_tokens >= config.saturated_queue_tokens,
+        is_saturated=lambda _, view: view.num_pending_tokens >= config.saturated_queue_tokens,
         load_step=max(1, config.queue_step_tokens),
         slack=config.crowded_slack_tokens,
         namespace=namespace,
@@ -201,7 +208,7 @@ def _weigh(
 ) -> Candidate:
     load = part.load(view)
     standing = Standing.CROWDED if load > limit else Standing.OPEN
-    if part.is_saturated(view):
+    if part.is_saturated(request, view):
         standing = Standing.SATURATED
     cached = view.num_cached_tokens(request)
     steps = -(cached // max(1, config.prefix_step_tokens))

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
 
 from baton.blocks import BlockKey
+from baton.policy.index import BlockIndex
 from baton.policy.routing import WorkerView
 from baton.registry.bookings import NOTHING, BookingBoard
-from baton.registry.records import LoadRecord
-from baton.registry.watcher import Watcher
+from baton.registry.records import LoadRecord, WorkerRecord
 from baton.request import Role
 
 _NO_LOAD = LoadRecord()
 
 
+class Directory(Protocol):
+    """Whoever knows the workers: a `Watcher`, or something else with these values."""
+
+    @property
+    def workers(self) -> Mapping[str, WorkerRecord]:
+        """Worker records by worker id."""
+
+    @property
+    def loads(self) -> Mapping[str, LoadRecord]:
+        """The newest loads by worker id; some may be missing."""
+
+    @property
+    def index(self) -> BlockIndex:
+        """Who caches which blocks."""
+
+
 def view_workers(
-    watcher: Watcher,
+    directory: Directory,
     model: str,
     keys: Sequence[BlockKey],
     board: BookingBoard | None = None,
@@ -25,12 +42,12 @@ def view_workers(
 
     `unreachable` are workers to which the caller has no working stream at the moment.
     """
-    matched = watcher.index.match(keys)
+    matched = directory.index.match(keys)
     views = []
-    for record in watcher.workers.values():
+    for record in directory.workers.values():
         if record.model != model or record.role is Role.KVSTORE:
             continue
-        load = watcher.loads.get(record.worker_id, _NO_LOAD)
+        load = directory.loads.get(record.worker_id, _NO_LOAD)
         promise = board.promised(record.worker_id) if board else NOTHING
         views.append(
             WorkerView(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import structlog
-
 from baton.blocks import KvLayout
 from baton.errors import TransferFailed
+from baton.rpc import logs
 from baton.transfer.push import Pusher, ShmPusher, SourceArena, StreamPusher
 from baton.transfer.shm import SharedSegment
 from baton.v1 import prefill_pb2 as pb
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 TRANSPORTS = ("shm", "grpc")
 """Best first."""

@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-import structlog
 import torch
 
 import kernels
@@ -19,10 +18,12 @@ from baton.engine.model.weights import LoadedModel, load_model
 from baton.engine.types import EngineConfig, SequenceSpec
 from baton.errors import ModelError
 from baton.request import Role, SamplingParams
+from baton.rpc import logs
 from baton.rpc.serve import Process
 from baton.transfer.kvstore import KvStoreClient
 from baton.transfer.shm import SharedSegment, sweep_dead_segments
 from baton.v1 import worker_pb2_grpc
+from baton.worker import metrics
 from baton.worker.announce import Announcement, make_record
 from baton.worker.fetch import BlockFetcher
 from baton.worker.host import EngineHost
@@ -31,7 +32,7 @@ from baton.worker.offload import Offloader
 from baton.worker.service import WorkerService
 from baton.worker.settings import WorkerSettings
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ async def boot(process: Process, settings: WorkerSettings, role: Role) -> Worker
     arena = Arena(layout, config.num_blocks, device, segment.buffer if segment else None)
     host = EngineHost(Engine(model, config, arena))
     host.on_failure(process.fail)
+    host.subscribe(metrics.observe)
     me = Identity(process.worker_id, role, process.address, settings.served_name)
     log.info(
         "model loaded",

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
-import structlog
-
 from baton.blocks import BlockKey
 from baton.engine.engine import Engine
 from baton.engine.types import BlockEventKind, StepOutput
+from baton.rpc import logs
 from baton.rpc.metrics import counter
 from baton.transfer.kvstore import KvStoreClient
 from baton.worker.host import EngineHost
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 MAX_WAITING = 8_192
 BATCH_BLOCKS = 32

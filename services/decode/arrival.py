@@ -11,14 +11,12 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-import structlog
-
 from baton import convert
 from baton.engine.engine import Engine
 from baton.engine.types import NewToken, Reserved, SequenceSpec
 from baton.errors import BatonError, InvalidRequest, TransferFailed
 from baton.request import PrefillMode, SequenceTimings
-from baton.rpc import telemetry
+from baton.rpc import logs, telemetry
 from baton.v1 import prefill_pb2 as pb
 from baton.worker.fetch import BlockFetcher
 from baton.worker.host import EngineHost
@@ -26,7 +24,7 @@ from services.decode import metrics
 from services.decode.prefill_link import PrefillLink, PrefillPeer, RemotePlan, RemoteSession
 from services.decode.prefill_links import PrefillLinks
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 QUIET_LIMIT_S = 1.0
 """A copy under way ends in milliseconds. Longer than this and other blocks are the quicker way."""
@@ -142,7 +140,7 @@ class Arrivals:
             self._resume(plan, _landed_tokens(session, hand_off.num_computed, block_size))
             return
         metrics.quarantines.inc()
-        log.error("blocks quarantined", request_id=plan.request_id, peer=link.worker_id)
+        log.error("blocks quarantined", peer=link.worker_id)
         self._links.release_when_quiet(link, session, plan.spec.sequence_id)
         raise StartOver
 
@@ -196,7 +194,6 @@ class Arrivals:
         metrics.handoffs.labels(timings.transport or "none", "failed").inc()
         log.warning(
             "hand-off failed, computing here",
-            request_id=plan.request_id,
             peer=timings.prefill_worker_id,
             reason=error.message,
         )

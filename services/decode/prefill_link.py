@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import grpc
-import structlog
 
 from baton import convert
 from baton.blocks import checksum, pack_tokens
 from baton.engine.arena import Arena
 from baton.engine.types import SequenceSpec
 from baton.errors import BatonError, TransferFailed, WorkerLost
+from baton.rpc import logs
 from baton.rpc.channels import TlsFiles, open_channel
 from baton.rpc.outbox import Outbox
 from baton.rpc.status import from_rpc_error
@@ -25,7 +25,7 @@ from baton.transfer.shm import owner_is_dead
 from baton.v1 import prefill_pb2 as pb
 from baton.v1 import prefill_pb2_grpc
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 HELLO_S = 5.0
 """A prefill worker on a live network answers a hello in milliseconds."""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
 from baton import convert
 from baton.engine.engine import Engine
+from baton.rpc import logs
 from baton.rpc.channels import TlsFiles
 from baton.v1 import prefill_pb2 as pb
 from baton.worker.boot import Worker
 from baton.worker.host import EngineHost
 from services.decode.prefill_link import PrefillLink, PrefillPeer, RemoteSession
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 GIVE_UP_S = 600.0
 """A live writer that is silent for so long keeps its blocks until it dies; we say so again."""

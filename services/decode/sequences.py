@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import structlog
-
 from baton import convert, errors
 from baton.blocks import unpack_tokens
 from baton.engine.engine import Engine
 from baton.engine.types import Finished, NewToken, Reserved, SequenceSpec, StepOutput
 from baton.request import FinishReason, PrefillMode, SequenceTimings
+from baton.rpc import logs
 from baton.v1 import decode_pb2 as pb
 from baton.worker.host import EngineHost
 from services.decode import metrics
@@ -21,7 +20,7 @@ from services.decode.arrival import ArrivalPlan, Arrivals, StartOver
 from services.decode.prefill_link import PrefillPeer
 from services.decode.spans import SampleSpans
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 Send = Callable[[pb.SequenceDelta], None]
 
@@ -127,6 +126,7 @@ class Sequences:
 
     async def _arrive(self, sample: Sample, plan: ArrivalPlan) -> None:
         """Puts the sequence into the engine and its KV into its blocks."""
+        logs.bind(request_id=sample.request_id, trace_id=sample.spans.trace_id)
         try:
             await self._host.call(Engine.add, plan.spec)
             if sample.reserved is not None:
@@ -142,7 +142,7 @@ class Sequences:
         except errors.BatonError as error:
             self._end(sample, FinishReason.ERROR, error)
         except Exception as error:
-            log.exception("arrival failed", request_id=sample.request_id)
+            log.exception("arrival failed")
             self._host.post(Engine.cancel, sample.spec.sequence_id)
             self._end(sample, FinishReason.ERROR, errors.EngineFailed(f"arrival failed: {error}"))
 

@@ -6,15 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import structlog
-
 from baton.errors import InvalidRequest
+from baton.rpc import logs
 from baton.rpc.outbox import Outbox
 from baton.v1 import decode_pb2 as pb
 from baton.v1 import decode_pb2_grpc
 from services.decode.sequences import Sequences
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 DRAIN_POLL_S = 0.05
 

@@ -22,6 +22,11 @@ class SampleSpans:
         """Parent for spans on other workers."""
         return self._root.traceparent
 
+    @property
+    def trace_id(self) -> str:
+        """For log lines; empty: not traced."""
+        return self._root.trace_id
+
     def mark(self, name: str) -> None:
         """Remembers that a phase ended now."""
         if self._root.is_recording:

@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import structlog
-
 from baton import convert
 from baton.blocks import unpack_tokens
 from baton.engine.types import SequenceSpec, StepOutput
+from baton.rpc import logs
 from baton.rpc.outbox import Outbox
 from baton.transfer.push import Pusher
 from baton.v1 import prefill_pb2 as pb
@@ -18,7 +17,7 @@ from baton.worker.fetch import BlockFetcher
 from baton.worker.host import EngineHost
 from services.prefill.session import News, PrefillSession, SessionPlan
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 
 @dataclass(slots=True)

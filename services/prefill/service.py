@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import structlog
-
 from baton import convert
 from baton.engine.types import StepOutput
 from baton.errors import InvalidRequest, LayoutMismatch
+from baton.rpc import logs
 from baton.transfer.push import StreamPusher
 from baton.transfer.select import make_pusher
 from baton.transfer.shm import SharedSegment
@@ -21,7 +20,7 @@ from baton.worker.host import EngineHost
 from baton.worker.identity import Identity
 from services.prefill.connection import Connection
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 DRAIN_POLL_S = 0.05
 

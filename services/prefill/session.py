@@ -7,19 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import structlog
-
 from baton import convert, errors
 from baton.engine.engine import Engine
 from baton.engine.types import Finished, NewToken, Progress, Reserved, SequenceSpec
 from baton.request import FinishReason
-from baton.rpc import telemetry
+from baton.rpc import logs, telemetry
 from baton.transfer.push import Pusher, PushJob
 from baton.v1 import prefill_pb2 as pb
 from baton.worker.fetch import BlockFetcher
 from baton.worker.host import EngineHost
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 News = Reserved | Progress | NewToken | Finished
 
@@ -87,6 +85,7 @@ class PrefillSession:
         """Computes and pushes; cancelled, it ends the session as such, with its bytes quiet."""
         plan = self._plan
         span = telemetry.start_span("prefill.session", plan.traceparent)
+        logs.bind(request_id=plan.request_id, trace_id=span.trace_id)
         try:
             async with asyncio.timeout(plan.lease_s):
                 end = await self._compute_and_push()
@@ -95,7 +94,7 @@ class PrefillSession:
         except asyncio.CancelledError:
             end = _failed(errors.Cancelled("the decode worker closed the session"))
         except errors.BatonError as error:
-            log.warning("session failed", request_id=plan.request_id, reason=error.message)
+            log.warning("session failed", reason=error.message)
             end = _failed(error)
         # No push is under way here: `push` comes back only with its bytes quiet.
         self._host.post(Engine.cancel, plan.spec.sequence_id)

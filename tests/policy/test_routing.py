@@ -75,7 +75,7 @@ def test_a_crowded_worker_loses_its_prefix_advantage() -> None:
     assert decision.decode.candidates[1].standing is Standing.CROWDED
 
 
-@pytest.mark.parametrize("state", [{"num_waiting": 4}, {"num_used_blocks": 950}])
+@pytest.mark.parametrize("state", [{"num_waiting": 4}, {"num_used_blocks": 946}])
 def test_a_saturated_worker_comes_last_but_is_better_than_none(state: dict[str, int]) -> None:
     saturated = decode("a", num_cached_blocks=20, **state)
 
@@ -102,6 +102,18 @@ def test_unfit_workers_are_never_chosen(fact: dict[str, object], reason: str) ->
 
     assert decision.decode.worker_id is None
     assert reason in decision.decode.rejected[0].reason
+
+
+def test_a_request_goes_where_it_fits_without_preemption() -> None:
+    full, roomy = decode("a", num_used_blocks=800), decode("b", num_used_blocks=700, num_running=1)
+
+    short = choose(RouteRequest(149 * 16), [full, roomy], CONFIG, 0.0)
+    long = choose(RouteRequest(151 * 16), [full, roomy], CONFIG, 0.0)
+    many = choose(RouteRequest(140 * 16, num_sequences=20), [full, roomy], CONFIG, 0.0)
+
+    assert short.decode.worker_id == "a"
+    assert long.decode.worker_id == "b"
+    assert many.decode.worker_id == "b"
 
 
 def test_excluded_workers_are_never_chosen() -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 
 import pytest
 from redis.asyncio import Redis
-from registry_world import FAST, World, block_key, eventually, make_record, make_world
+from registry_world import FAST, World, eventually, make_record, make_world
 from structlog.testing import capture_logs
 
 from baton.engine.types import StepLoad
@@ -17,7 +16,6 @@ from baton.registry.embedded import EmbeddedRedis
 from baton.registry.keys import Keys
 from baton.registry.records import LoadRecord
 from baton.registry.timing import Timing
-from baton.request import Role
 
 
 async def test_a_new_worker_is_seen_within_a_fifth_of_a_second(world: World) -> None:
@@ -113,69 +111,6 @@ async def test_nothing_of_a_dead_worker_stays_in_redis(
     assert left == 0
 
 
-async def test_the_index_follows_any_order_of_events(world: World) -> None:
-    rng = random.Random(5)
-    watcher = await world.watcher()
-    worker = await world.worker("d0")
-    for _ in range(300):
-        numbers = rng.sample(range(40), 3)
-        if rng.random() < 0.02:
-            worker.clear()
-        elif rng.random() < 0.6:
-            worker.store(*numbers)
-        else:
-            worker.remove(*numbers)
-        if rng.random() < 0.1:
-            await asyncio.sleep(0.001)
-
-    await eventually(lambda: world.shows(watcher, worker) and not len(worker.announcer._events))
-
-    assert watcher.follower.num_gaps == 0
-    assert watcher.follower.num_snapshots == 1
-
-
-async def test_many_events_pass_in_batches(world: World) -> None:
-    watcher = await world.watcher()
-    worker = await world.worker("d0")
-    await eventually(lambda: watcher.follower.is_synced("d0"))
-
-    worker.store(*range(20_000))
-
-    await eventually(lambda: watcher.index.num_blocks("d0") == 20_000)
-    assert watcher.follower.num_gaps == 0
-
-
-async def test_a_gap_in_the_events_brings_a_snapshot(world: World) -> None:
-    watcher = await world.watcher()
-    worker = await world.worker("d0")
-    worker.store(1)
-    await eventually(lambda: world.shows(watcher, worker))
-
-    worker.store(2)
-    worker.announcer._events.drop()  # as in an outage that lasts too long
-    worker.store(3)
-
-    await eventually(lambda: world.shows(watcher, worker))
-    assert watcher.follower.num_gaps == 1
-    assert watcher.follower.num_snapshots == 2
-
-
-async def test_an_entry_that_makes_no_sense_brings_a_snapshot(
-    world: World, redis_server: EmbeddedRedis, keys: Keys
-) -> None:
-    client = Redis.from_url(redis_server.url, protocol=2)
-    watcher = await world.watcher()
-    worker = await world.worker("d0")
-    worker.store(1)
-    await eventually(lambda: world.shows(watcher, worker))
-
-    worker.cache.add(2)
-    await client.xadd(keys.events("d0"), {"epoch": "e1", "seq": 2, "kinds": b"\1", "keys": b"?"})
-    await client.aclose()
-
-    await eventually(lambda: world.shows(watcher, worker))
-
-
 async def test_a_new_epoch_is_a_down_and_an_up_with_a_fresh_cache(world: World) -> None:
     watcher = await world.watcher()
     first = await world.worker("d0", "e1")
@@ -192,26 +127,6 @@ async def test_a_new_epoch_is_a_down_and_an_up_with_a_fresh_cache(world: World) 
     assert watcher.workers["d0"].epoch == "e2"
 
 
-async def test_an_entry_that_comes_twice_counts_once(
-    world: World, redis_server: EmbeddedRedis, keys: Keys
-) -> None:
-    client = Redis.from_url(redis_server.url, protocol=2)
-    watcher = await world.watcher()
-    worker = await world.worker("d0")
-    worker.store(1)
-    worker.remove(1)
-    await eventually(lambda: [c.seq for c in watcher.follower._cursors.values()] == [2])
-
-    again = {"epoch": "e1", "seq": 1, "kinds": b"\1", "keys": block_key(1)}
-    await client.xadd(keys.events("d0"), again)
-    await client.aclose()
-    worker.store(2)
-
-    await eventually(lambda: watcher.index.match([block_key(2)]))
-    assert world.shows(watcher, worker)
-    assert watcher.follower.num_snapshots == 1
-
-
 async def test_a_restarted_worker_does_not_inherit_its_load(world: World) -> None:
     watcher = await world.watcher()
     first = await world.worker("d0", "e1")
@@ -223,86 +138,6 @@ async def test_a_restarted_worker_does_not_inherit_its_load(world: World) -> Non
     await eventually(lambda: watcher.workers["d0"].epoch == "e2")
 
     assert "d0" not in watcher.loads
-
-
-async def test_events_of_an_old_epoch_are_ignored(
-    world: World, redis_server: EmbeddedRedis, keys: Keys
-) -> None:
-    client = Redis.from_url(redis_server.url, protocol=2)
-    watcher = await world.watcher()
-    worker = await world.worker("d0", "e2")
-    worker.store(1)
-    await eventually(lambda: world.shows(watcher, worker))
-
-    old = {"epoch": "e1", "seq": 2, "kinds": b"\1", "keys": block_key(66)}
-    await client.xadd(keys.events("d0"), old)
-    await client.aclose()
-    worker.store(2)
-
-    await eventually(lambda: watcher.index.num_blocks("d0") == 2)
-    assert world.shows(watcher, worker)
-    assert watcher.follower.num_gaps == 0
-
-
-async def test_a_failing_snapshot_is_asked_for_again(world: World) -> None:
-    world.refuse_snapshots = 3
-    worker = await world.worker("d0")
-    worker.store(1)
-    with capture_logs() as logs:
-        watcher = await world.watcher()
-
-        await eventually(lambda: world.shows(watcher, worker))
-
-    warnings = [line for line in logs if line["log_level"] == "warning"]
-    assert len(warnings) == 1
-    assert "the worker does not answer" in warnings[0]["reason"]
-
-
-async def test_events_during_a_snapshot_are_not_lost(world: World) -> None:
-    worker = await world.worker("d0")
-    worker.store(1)
-    world.may_answer.clear()
-    watcher = await world.watcher()
-    await eventually(lambda: world.num_asked == 1)
-
-    worker.store(2)
-    worker.remove(1)
-    await eventually(lambda: not len(worker.announcer._events))
-    world.may_answer.set()
-
-    await eventually(lambda: world.shows(watcher, worker))
-    assert watcher.follower.num_snapshots == 1
-
-
-async def test_streams_are_bounded_and_a_slow_reader_starts_over(
-    world: World, redis_server: EmbeddedRedis, keys: Keys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("baton.registry.events.MAX_BATCH_EVENTS", 1)
-    monkeypatch.setattr("baton.registry.commands.MAX_STREAM_ENTRIES", 10)
-    client = Redis.from_url(redis_server.url, protocol=2)
-    worker = await world.worker("d0")
-    world.may_answer.clear()
-    watcher = await world.watcher()
-    await eventually(lambda: world.num_asked == 1)
-
-    worker.store(*range(350))
-    await eventually(lambda: not len(worker.announcer._events))
-    num_entries = await client.xlen(keys.events("d0"))
-    await client.aclose()
-    world.may_answer.set()
-
-    await eventually(lambda: world.shows(watcher, worker))
-    assert num_entries <= 10 + 100  # Redis trims whole nodes of 100 entries
-    assert watcher.follower.num_gaps == 1
-
-
-async def test_a_kvstore_is_seen_and_not_asked_for_blocks(world: World) -> None:
-    watcher = await world.watcher()
-
-    await world.worker("k0", role=Role.KVSTORE)
-    await eventually(lambda: "k0" in watcher.workers)
-
-    assert watcher.follower._cursors == {}
 
 
 async def test_loads_arrive_and_the_newest_wins(world: World) -> None:
@@ -414,17 +249,3 @@ async def test_the_younger_of_two_processes_with_one_name_wins(world: World) -> 
     assert len([line for line in logs if line["log_level"] == "error"]) == 1
     await eventually(lambda: not elder.announcer.is_superseded)
     await eventually(lambda: world.ups == [("d0", "e1"), ("d0", "e2"), ("d0", "e1")])
-
-
-async def test_two_watchers_agree(world: World) -> None:
-    watchers = [await world.watcher(), await world.watcher()]
-    workers = [await world.worker(f"d{number}") for number in range(3)]
-    for number, worker in enumerate(workers):
-        worker.store(*range(number + 1))
-
-    await eventually(
-        lambda: all(world.shows(watcher, worker) for watcher in watchers for worker in workers)
-    )
-
-    chain = [block_key(number) for number in range(5)]
-    assert [watcher.index.match(chain) for watcher in watchers] == [{"d0": 1, "d1": 2, "d2": 3}] * 2
