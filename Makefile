@@ -20,7 +20,7 @@ help: ## this list
 	    printf '  make %-15s %s\n' "$$name" "$$text"; done
 	@echo
 	@echo "  Words passed on: make up ARGS='--decode 2 --device cpu'; make test ARGS='tests/cli -x'"
-	@echo "  Another torch:   make demo TORCH='torch==2.12.1' TORCH_ARGS='--index-url ...'"
+	@echo "  Another torch:   make demo TORCH='torch==2.12.1' TORCH_ARGS='--extra-index-url ...'"
 
 demo: install ## install, start five processes, stream one answer, stop
 	@$(RUN) -m baton.cli demo $(ARGS)

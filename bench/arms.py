@@ -12,7 +12,6 @@ from bench.options import total_threads, worker_threads
 from bench.system import System, SystemSpec
 
 SMALL_CHUNK = 128
-_REMOTE, _LOCAL = PrefillMode.REMOTE.value, PrefillMode.LOCAL.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +20,7 @@ class Arm:
 
     system: System
     client: GatewayClient
-    prefill_mode: int
+    mode: PrefillMode
     """Where its prompts must have been computed."""
 
     @property
@@ -29,25 +28,24 @@ class Arm:
         """Its name in tables."""
         return self.system.spec.title
 
+    def require_modes(self, replies: Sequence[Reply]) -> None:
+        """Raises `BenchFailed` where a prompt was not computed where this arm has it computed."""
+        wrong = [reply for reply in replies if reply.timings.prefill_mode != self.mode.value]
+        if wrong:
+            found = PrefillMode(wrong[0].timings.prefill_mode).name
+            raise BenchFailed(
+                f"{self.title}: {len(wrong)} of {len(replies)} prompts were computed in mode "
+                f"{found}, {self.mode.name} was expected."
+            )
 
-def arm_specs() -> list[tuple[SystemSpec, int]]:
+
+def arm_specs() -> list[tuple[SystemSpec, PrefillMode]]:
     """The systems compared, each with the mode its prompts are computed in."""
-    local = ("--remote-prefill=false",)
+    local = ("--no-remote-prefill",)
     small = {"gateway": local, "decode": (f"--max-batch-tokens={SMALL_CHUNK}",)}
     whole = total_threads()
     return [
-        (SystemSpec("disaggregated", 1, worker_threads()), _REMOTE),
-        (SystemSpec("one engine", 0, whole, {"gateway": local}), _LOCAL),
-        (SystemSpec(f"one engine, chunks of {SMALL_CHUNK}", 0, whole, small), _LOCAL),
+        (SystemSpec("disaggregated", 1, worker_threads()), PrefillMode.REMOTE),
+        (SystemSpec("one engine", 0, whole, {"gateway": local}), PrefillMode.LOCAL),
+        (SystemSpec(f"one engine, chunks of {SMALL_CHUNK}", 0, whole, small), PrefillMode.LOCAL),
     ]
-
-
-def require_modes(arm: Arm, replies: Sequence[Reply]) -> None:
-    """Raises `BenchFailed` where a prompt was not computed where this arm has it computed."""
-    wrong = [reply for reply in replies if reply.timings.prefill_mode != arm.prefill_mode]
-    if wrong:
-        mode = PrefillMode(wrong[0].timings.prefill_mode).name
-        raise BenchFailed(
-            f"{arm.title}: {len(wrong)} of {len(replies)} prompts were computed in mode {mode}, "
-            f"{PrefillMode(arm.prefill_mode).name} was expected."
-        )

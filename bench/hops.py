@@ -132,7 +132,12 @@ def _table(paths: list[_Path]) -> Table:
     for path in sorted(paths, key=lambda path: path.num_tokens):
         floor = next(p for p in paths if p.num_tokens == path.num_tokens).median_s()
         count = len(path.ttfts_s)
-        cpu = [1e3 * path.cpu_s.get(name, 0.0) / count for name in ("engine", *_PROCESSES)]
+        is_floor = "engine" in path.cpu_s
+        shown = ("engine",) if is_floor else _PROCESSES
+        cpu = [
+            1e3 * path.cpu_s[name] / count if name in shown else None
+            for name in ("engine", *_PROCESSES)
+        ]
         rows.append(
             (
                 path.num_tokens,
@@ -140,7 +145,7 @@ def _table(paths: list[_Path]) -> Table:
                 count,
                 milliseconds(path.ttfts_s, 50),
                 milliseconds(path.ttfts_s, 99),
-                1e3 * (path.median_s() - floor),
+                None if is_floor else 1e3 * (path.median_s() - floor),
                 *cpu,
             )
         )
@@ -149,10 +154,10 @@ def _table(paths: list[_Path]) -> Table:
         (
             "prompt tokens",
             "path",
-            "requests",
+            "n",
             "TTFT p50 ms",
             "TTFT p99 ms",
-            "over the engine alone ms",
+            "over engine ms",
             *(f"{name} CPU ms" for name in ("engine", *_PROCESSES)),
         ),
         tuple(rows),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.arms import Arm, require_modes
+from bench.arms import Arm
 from bench.client import BusyMeter, Prompts, Reply, new_reply
 from bench.failure import BenchFailed
 from bench.options import Run
@@ -71,7 +71,7 @@ async def _play(arm: Arm, prompts: Prompts, seen: _Seen, calm_s: float, num_long
         ended = time.monotonic()
         for task in running:
             task.cancel()
-    require_modes(arm, longs)
+    arm.require_modes(longs)
     seen.client_share = max(seen.client_share, meter.read()[1])
     seen.calm_gaps += gaps_between(streams, began, loaded_at)
     seen.loaded_gaps += gaps_between(streams, loaded_at, ended)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-from bench.arms import Arm, arm_specs, require_modes
+from bench.arms import Arm, arm_specs
 from bench.client import GatewayClient, Load, Prompts, run_closed_loop
 from bench.interference import measure_interference
 from bench.options import Run, total_threads, worker_threads
@@ -72,7 +72,7 @@ async def _measure(
                 )
                 idle = (_total_cpu_s(others) - before) / load.wall_s
                 point.idle_share = max(point.idle_share, idle)
-                require_modes(arm, load.replies)
+                arm.require_modes(load.replies)
                 point.loads.append(load)
     return points
 

@@ -124,7 +124,9 @@ def _is_number(table: Table, index: int) -> bool:
 def _grid(
     columns: Sequence[str], rows: Sequence[Sequence[Cell]], is_right: Sequence[bool] = ()
 ) -> list[str]:
-    rules = ["---:" if index < len(is_right) and is_right[index] else "---" for index in
-             range(len(columns))]
+    rules = [
+        "---:" if index < len(is_right) and is_right[index] else "---"
+        for index in range(len(columns))
+    ]
     shown = [list(columns), rules, *([format_cell(cell) for cell in row] for row in rows)]
     return [f"| {' | '.join(cells)} |" for cells in shown]

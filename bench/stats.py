@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy
 
@@ -49,7 +50,7 @@ class Answer:
     def gaps_s(self) -> list[float]:
         """ITL: from each chunk to the next."""
         times = [arrival.at for arrival in self.arrivals]
-        return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+        return [later - earlier for earlier, later in pairwise(times)]
 
     @property
     def tpot_s(self) -> float | None:
@@ -63,7 +64,7 @@ def gaps_between(answers: Iterable[Answer], start: float, stop: float) -> list[f
     return [
         later.at - earlier.at
         for answer in answers
-        for earlier, later in zip(answer.arrivals, answer.arrivals[1:], strict=False)
+        for earlier, later in pairwise(answer.arrivals)
         if start <= later.at < stop
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -89,7 +89,8 @@ async def running_system(spec: SystemSpec, console: Console) -> AsyncIterator[Sy
     topology = plan(options)
     task = asyncio.current_task()
     assert task is not None
-    watchdog = _Watchdog(spec.title, task, console)
+    quiet = {process.name for process in topology.processes if process.is_quiet}
+    watchdog = _Watchdog(spec.title, task, console, quiet)
     supervisor = Supervisor(topology.stages, watchdog, _PATIENCE)
     try:
         await supervisor.start()
@@ -101,14 +102,20 @@ async def running_system(spec: SystemSpec, console: Console) -> AsyncIterator[Sy
     except ProcessFailed as failure:
         raise BenchFailed(f"{spec.title}: {failure}") from failure
     finally:
+        watchdog.is_watching = False
         await supervisor.stop()
 
 
 class _Watchdog:
     """Observer that cancels the benchmark when a process ends under it."""
 
-    def __init__(self, title: str, task: asyncio.Task[object], console: Console) -> None:
+    def __init__(
+        self, title: str, task: asyncio.Task[object], console: Console, quiet: Collection[str]
+    ) -> None:
+        """`quiet` names processes that chat: their lines are not shown."""
         self.failure = ""
+        self.is_watching = True
+        self._quiet = quiet
         self._title = title
         self._task = task
         self._console = console
@@ -121,4 +128,5 @@ class _Watchdog:
 
     def on_line(self, name: str, line: str) -> None:
         """Warnings and worse: whoever reads the numbers should have seen them."""
-        self._console.print(Text(f"{self._title}: {name} | {line}", "yellow"), soft_wrap=True)
+        if self.is_watching and name not in self._quiet:
+            self._console.print(Text(f"{self._title}: {name} | {line}", "yellow"), soft_wrap=True)

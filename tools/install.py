@@ -100,15 +100,14 @@ def _make_venv(folder: Path) -> None:
             with_pip=True, clear=folder.exists(), symlinks=True, system_site_packages=keep
         ).create(folder)
     except subprocess.CalledProcessError as error:
-        raise InstallError(
-            f"Python's venv module could not make {folder}; on Debian and Ubuntu install "
-            f"`python{sys.version_info[0]}.{sys.version_info[1]}-venv`, then run this again."
-        ) from error
+        raise InstallError(_NO_VENV.format(folder)) from error
 
 
 def _ensure_pip(python: Path) -> None:
-    if subprocess.run([python, "-c", "import pip"], capture_output=True).returncode:
-        subprocess.run([python, "-m", "ensurepip", "--upgrade"], check=True, capture_output=True)
+    if subprocess.run([python, "-c", "import pip"], capture_output=True).returncode == 0:
+        return
+    if subprocess.run([python, "-m", "ensurepip"], capture_output=True).returncode:
+        raise InstallError(_NO_VENV.format(python.parent.parent))
 
 
 def _pip(python: Path, *arguments: str) -> None:
@@ -134,6 +133,10 @@ def _pip(python: Path, *arguments: str) -> None:
         raise InstallError(_PIP_FAILED)
 
 
+_NO_VENV = (
+    "Python's venv module could not make {} with pip in it; on Debian and Ubuntu install "
+    f"`python3.{sys.version_info[1]}-venv`, then run this again."
+)
 _PIP_FAILED = (
     "pip could not install (its last words are above); check the network and pip's own settings "
     "(`python3 -m pip config list`), then run this again."

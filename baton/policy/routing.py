@@ -25,7 +25,7 @@ class RoutingConfig:
     saturated_num_waiting: int = 4
     """Decode: this many sequences waiting for blocks mean that one more will wait too."""
     saturated_used_share: float = 0.95
-    """Decode: share of blocks held by sequences, the new one's included, that may lead to preemption."""
+    """Decode: share of blocks held, the new sequence's included, that may lead to preemption."""
     saturated_queue_tokens: int = 16_384
     """Prefill: queued tokens from which on another worker is better, whatever it has cached."""
     tokens_as_sequence: int = 256
@@ -91,7 +91,7 @@ class WorkerView:
         return max(0, min(cached, request.num_tokens - 1))
 
     def num_needed_blocks(self, request: RouteRequest) -> int:
-        """Blocks that it has to find for the request: the prompt's uncached ones, one per sample."""
+        """Blocks that it has to find: those of the uncached prompt, and one per sample."""
         uncached = request.num_tokens - self.num_cached_tokens(request)
         return uncached // max(1, self.block_size) + request.num_sequences
 

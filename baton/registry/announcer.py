@@ -99,13 +99,15 @@ class Announcer:
     def publish_events(self, events: Sequence[CacheEvent]) -> None:
         """Block events, in the order in which they happened."""
         if events:
+            if not len(self._events):  # else the next turn is due anyway
+                self._wake.set()
             self._events.append(events)
-            self._wake.set()
 
     def publish_load(self, load: object) -> None:
         """The newest load: a `LoadRecord`, an engine's `StepLoad` or a mapping with those names."""
+        if self._load is self._sent_load:
+            self._wake.set()
         self._load = LoadRecord.of(load)
-        self._wake.set()
 
     def publish_block_records(
         self, stored: Iterable[BlockRecord], removed: Iterable[BlockKey] = ()

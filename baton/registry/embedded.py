@@ -22,6 +22,7 @@ from typing import IO
 
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
+MAX_MEMORY_MB = 256
 _PORT_TRIES = 5
 _PR_SET_PDEATHSIG = 1
 
@@ -67,7 +68,9 @@ class EmbeddedRedis:
     main one. When `max_memory_mb` is reached, the oldest block records give way first.
     """
 
-    def __init__(self, *, port: int = 0, max_memory_mb: int = 256, server: str = "") -> None:
+    def __init__(
+        self, *, port: int = 0, max_memory_mb: int = MAX_MEMORY_MB, server: str = ""
+    ) -> None:
         self.port = port
         self._wants_any_port = port == 0
         self._max_memory_mb = max_memory_mb
@@ -126,7 +129,7 @@ class EmbeddedRedis:
         self.stop()
         with tempfile.TemporaryFile() as output:
             self._process = subprocess.Popen(
-                self._command(port),
+                server_command(port, server=self._server, max_memory_mb=self._max_memory_mb),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -140,20 +143,6 @@ class EmbeddedRedis:
             except BaseException:
                 self.kill()
                 raise
-
-    def _command(self, port: int) -> list[str]:
-        options = {
-            "port": str(port),
-            "bind": "127.0.0.1",
-            "protected-mode": "yes",
-            "daemonize": "no",
-            "save": "",
-            "appendonly": "no",
-            "maxmemory": f"{self._max_memory_mb}mb",
-            # Leases are renewed all the time, block records are not: those go first.
-            "maxmemory-policy": "volatile-lru",
-        }
-        return [self._server, *(word for name in options for word in (f"--{name}", options[name]))]
 
     def _await_answer(self, port: int, output: IO[bytes]) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -183,9 +172,21 @@ class EmbeddedRedis:
             process.wait()
 
 
-def server_command(port: int) -> list[str]:
-    """The server's command line, for a supervisor that starts and restarts it itself."""
-    return EmbeddedRedis(server=find_server())._command(port)
+def server_command(port: int, *, server: str = "", max_memory_mb: int = MAX_MEMORY_MB) -> list[str]:
+    """The server's command line, also for a supervisor that starts and restarts it itself."""
+    options = {
+        "port": str(port),
+        "bind": "127.0.0.1",
+        "protected-mode": "yes",
+        "daemonize": "no",
+        "save": "",
+        "appendonly": "no",
+        "maxmemory": f"{max_memory_mb}mb",
+        # Leases are renewed all the time, block records are not: those go first.
+        "maxmemory-policy": "volatile-lru",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    return [server or find_server(), *words]
 
 
 def _answers(port: int, pid: int) -> bool:

@@ -24,8 +24,7 @@ from services.gateway.requests import Request
 from services.gateway.samples import Sample
 
 if TYPE_CHECKING:
-    from baton.registry.watcher import Watcher
-
+    
 AVOID_SECONDS = 5.0
 """A prefill worker that did not deliver gets no work for about as long as a restart takes."""
 LONG_PROMPT_TOKENS = 4096

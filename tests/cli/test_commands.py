@@ -120,9 +120,14 @@ def test_up_answers_restarts_a_killed_worker_and_drains(up):
     up.read_until("decode-0 +ready")
     second = ask(address)
 
+    chat = start_baton("chat", "--address", address, "--max-tokens", "8", stdin=subprocess.PIPE)
+    talk, _ = chat.communicate("What is a process?\n/clear\n/exit\n", timeout=60)
+
     up.process.send_signal(signal.SIGINT)
     up.read_until("^stopped")
     assert (first.returncode, second.returncode) == (0, 0), first.stdout + second.stdout
     assert "decoded by decode-0" in second.stdout
     assert up.process.wait(30) == 0
+    assert chat.returncode == 0
+    assert re.search(r"TTFT \d+ ms.*forgotten", talk, re.DOTALL)
     assert worker_pids(up.process.pid, "decode") == []

@@ -85,9 +85,7 @@ async def open_cluster(folder: Path) -> AsyncIterator[Cluster]:
                 await cluster.close()
 
 
-async def ask_until(
-    claim: Callable[[], bool], cluster: Cluster, text: str = PROMPT
-) -> list[Any]:
+async def ask_until(claim: Callable[[], bool], cluster: Cluster, text: str = PROMPT) -> list[Any]:
     """Asks again and again, one request at a time, until a claim holds."""
     calls: list[Any] = []
     async with asyncio.timeout(10):

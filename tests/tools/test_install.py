@@ -71,6 +71,56 @@ def test_failed_installation_says_so_and_leaves_no_stamp(tmp_path, monkeypatch, 
     assert list(tmp_path.glob(".baton-*")) == []
 
 
+def test_python_without_pip_is_a_sentence(tmp_path):
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+
+    with pytest.raises(install.InstallError, match=r"install `python3\.\d+-venv`"):
+        install._ensure_pip(python)
+
+
+@pytest.mark.parametrize(
+    ("torch", "is_shared"), [("2.12.1+cu130", True), ("2.9.0", False), ("", False)]
+)
+def test_torch_of_the_base_interpreter_is_shared_where_it_fits(
+    monkeypatch, tmp_path, torch, is_shared
+):
+    asked: list[dict[str, object]] = []
+
+    class Builder:
+        def __init__(self, **options):
+            asked.append(options)
+
+        def create(self, folder):
+            pass
+
+    monkeypatch.setattr(install, "_torch_version", lambda python: torch)
+    monkeypatch.setattr(install.venv, "EnvBuilder", Builder)
+
+    install._make_venv(tmp_path)
+
+    assert asked[0]["system_site_packages"] is is_shared
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (
+            "  Downloading grpcio-1.85.1-cp311-cp311-manylinux_2_17_x86_64.whl (7.4 MB)",
+            ("grpcio", "1.85.1", "(7.4 MB)"),
+        ),
+        ("Processing /some/where/rich-15.0.0-py3-none-any.whl", ("rich", "15.0.0", None)),
+        ("Collecting rich", None),
+    ],
+)
+def test_wheels_are_read_from_what_pip_says(line, shown):
+    match = install._WHEEL.search(line)
+
+    assert (match and match.groups()) == shown
+
+
 def test_python_too_old_is_a_sentence(monkeypatch, capsys):
     monkeypatch.setattr(install.sys, "version_info", (3, 10, 2))
     monkeypatch.setattr(install.sys, "argv", ["install.py"])

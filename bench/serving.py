@@ -1,0 +1,106 @@
+"""`python -m bench.serving`: measures a served model on this machine, one table per question."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from baton.cli.errors import CommandError
+from baton.cli.running import run_until_signal
+from baton.errors import BatonError
+from bench import cancel, handoff, hops, latency, startup
+from bench.failure import BenchFailed
+from bench.machine import describe_machine, is_busy, load_average
+from bench.options import Run
+from bench.progress import Steps
+from bench.report import PartResult, Report, Table, to_terminal, write
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+class Part(StrEnum):
+    """What can be measured alone."""
+
+    LATENCY = "latency"
+    HOPS = "hops"
+    HANDOFF = "handoff"
+    STARTUP = "startup"
+    CANCEL = "cancel"
+
+
+_PARTS: dict[Part, Callable[[Run], Awaitable[list[Table]]]] = {
+    Part.LATENCY: latency.run,
+    Part.HOPS: hops.run,
+    Part.HANDOFF: handoff.run,
+    Part.STARTUP: startup.run,
+    Part.CANCEL: cancel.run,
+}
+
+
+def main(
+    only: Annotated[
+        list[Part] | None, typer.Option(help="Measure only this; repeatable.", show_default="all")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small run: shows that it works, not how fast.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = RESULTS,
+) -> None:
+    """Measure Baton on this machine: latency, hops, hand-off, start-up, cancel.
+
+    Prints tables and writes them as markdown and JSON. A full run takes about ten minutes.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    parts = list(dict.fromkeys(only or _PARTS))
+
+    async def work() -> int:
+        report = await _measure(parts, console, is_quick=quick)
+        write(report, out, _stem(parts, is_quick=quick), console)
+        for warning in report.warnings:
+            console.print(f"not for quoting: {warning}", style="bold yellow")
+        return 0
+
+    try:
+        code = run_until_signal(work)
+    except (BenchFailed, BatonError, CommandError) as error:
+        console.print(f"\nbenchmark failed: {error}", style="bold red", markup=False)
+        code = 1
+    sys.exit(code)
+
+
+async def _measure(parts: Sequence[Part], console: Console, *, is_quick: bool) -> Report:
+    machine = describe_machine()
+    for name, value in machine.items():
+        console.print(f"{name:9} {value}", highlight=False)
+    if is_busy(load_average()):
+        console.print(f"the machine is busy: load average {load_average():.2f}", style="yellow")
+    results = []
+    with Steps(console) as steps:
+        run = Run(is_quick, steps, console)
+        for part in parts:
+            load, began = load_average(), time.monotonic()
+            tables = await _PARTS[part](run)
+            seconds = time.monotonic() - began
+            result = PartResult(part.value, seconds, load, load_average(), tuple(tables))
+            console.print(to_terminal(result))
+            results.append(result)
+    return Report(machine, is_quick, tuple(results))
+
+
+def _stem(parts: Sequence[Part], *, is_quick: bool) -> str:
+    """A partial or quick run must not take the place of a whole one."""
+    words = ["serving"]
+    if len(parts) < len(_PARTS):
+        words += [part.value for part in parts]
+    return "-".join([*words, *(["quick"] if is_quick else [])])
+
+
+if __name__ == "__main__":
+    typer.run(main)
