@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
 
 from baton.blocks import BlockKey, KvLayout, chain_keys, root_key
 from baton.errors import NoWorker, WorkerLost
@@ -23,8 +22,6 @@ from services.gateway.frames import Submission
 from services.gateway.requests import Request
 from services.gateway.samples import Sample
 
-if TYPE_CHECKING:
-    
 AVOID_SECONDS = 5.0
 """A prefill worker that did not deliver gets no work for about as long as a restart takes."""
 LONG_PROMPT_TOKENS = 4096
@@ -102,7 +99,7 @@ class Placer:
         model = cargo.request.command.model
         views = view_workers(
             # It reads what every directory has.
-            cast("Watcher", self._fleet.directory),
+            self._fleet.directory,
             model,
             keys,
             self._board,

@@ -25,8 +25,8 @@ from baton.transfer.shm import HEADER_BYTES
 
 # What a process takes to stop its parts behind its grace: one part may take 10 s.
 STOP_SECONDS = 10
-# Interpreter, libraries and buffers, beside blocks. A worker's torch takes about 400 MB of it.
-PROCESS_BYTES = 512 << 20
+# Interpreter and libraries, beside blocks and weights: a worker with a CUDA torch takes 620 MB.
+PROCESS_BYTES = 768 << 20
 USER = 10001
 # Native gRPC probes are stable since the first; the second is the newest with a schema at hand.
 KUBERNETES_VERSIONS = ("1.27", "1.37")
