@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import multiprocessing
 import signal
 from collections.abc import Callable
@@ -15,14 +16,18 @@ _END_S = 5.0
 
 
 class Child:
-    """Runs `serve(connection, *arguments)` in a fresh interpreter until the pipe closes."""
+    """Runs a module's function in a fresh interpreter until the pipe closes.
 
-    def __init__(self, serve: Callable[..., None], *arguments: object) -> None:
+    Named, not passed: what it loads (torch) is not loaded here, where clients watch the clock.
+    """
+
+    def __init__(self, module: str, function: str, *arguments: object) -> None:
+        """The function is called with the pipe and the arguments."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         # A daemon: it ends with us even where nobody gets to call `__aexit__`.
         self._process = context.Process(
-            target=_start, args=(serve, theirs, *arguments), daemon=True
+            target=_start, args=(module, function, theirs, *arguments), daemon=True
         )
         self._process.start()
         theirs.close()
@@ -63,7 +68,7 @@ def answer_all(pipe: Connection, answer: Callable[[Any], object]) -> None:
             pipe.send(("error", repr(error)))
 
 
-def _start(serve: Callable[..., None], pipe: Connection, *arguments: object) -> None:
+def _start(module: str, function: str, pipe: Connection, *arguments: object) -> None:
     # Ctrl-C reaches the whole group; the parent closes the pipe when it is done with us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    serve(pipe, *arguments)
+    getattr(importlib.import_module(module), function)(pipe, *arguments)

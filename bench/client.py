@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import time
@@ -17,7 +16,7 @@ from baton.rpc.channels import open_channel
 from baton.rpc.status import from_rpc_error
 from baton.v1 import gateway_pb2 as pb
 from baton.v1 import gateway_pb2_grpc, types_pb2
-from bench.failure import BenchFailed
+from bench.failure import BenchFailed, task_group
 from bench.stats import Answer
 
 _FIRST_PLAIN_ID = 8
@@ -143,7 +142,7 @@ async def run_closed_loop(
             await client.ask(prompt, max_tokens, reply)
 
     meter = BusyMeter()
-    async with asyncio.TaskGroup() as group:
+    async with task_group() as group:
         for _ in range(concurrency):
             group.create_task(keep_asking())
     wall_s, share = meter.read()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from baton.blocks import KvLayout
 from baton.request import PrefillMode
 from baton.transfer.push import PushJob
-from bench import handoff_peers as peers
 from bench.arms import Arm
 from bench.child import Child
 from bench.client import GatewayClient, Prompts, Reply
 from bench.failure import BenchFailed
+from bench.messages import (
+    AwaitBlocks,
+    CopyAll,
+    DescribeArena,
+    Expect,
+    MapArena,
+    OpenStream,
+    Push,
+    Sums,
+)
 from bench.options import Run, worker_threads
 from bench.report import Cell, Table
 from bench.stats import milliseconds, percentile, ratio
@@ -61,8 +71,8 @@ async def _move(run: Run, title: str, layout: KvLayout, num_rounds: int) -> list
     num_blocks = num_jobs * BLOCKS_PER_JOB
     run.steps.next(f"{title}: preparing {num_blocks * layout.block_bytes >> 20} MiB")
     async with (
-        Child(peers.serve_source, layout, num_blocks) as source,
-        Child(peers.serve_target, layout, num_blocks) as target,
+        Child("bench.handoff_peers", "serve_source", layout, num_blocks) as source,
+        Child("bench.handoff_peers", "serve_target", layout, num_blocks) as target,
     ):
         pair = _Pair(source, target, layout, num_blocks)
         await pair.connect()
@@ -87,34 +97,34 @@ class _Pair:
 
     async def connect(self) -> None:
         """Maps the target's arena and opens the stream."""
-        offer = await self._target.ask(None)
-        address = await self._source.ask(peers.MapTarget(offer))
-        await self._target.ask(peers.OpenStream(address))
+        arena = await self._target.ask(DescribeArena())
+        address = await self._source.ask(MapArena(arena))
+        await self._target.ask(OpenStream(address))
 
     async def play_round(self, *, is_warm_up: bool = False) -> None:
         """All ways once, in turn; the first round finds pages that were never touched."""
         in_a_row = tuple(range(self._num_blocks))
-        span = await self._source.ask(peers.Copy(BLOCKS_PER_JOB * self._layout.block_bytes))
+        span = await self._source.ask(CopyAll(BLOCKS_PER_JOB * self._layout.block_bytes))
         spans = {
             "plain copy": (span.ended - span.began, span.cpu_s),
             "shm, in a row": await self._over_shm(in_a_row),
-            "shm, scattered": await self._over_shm(peers.scattered(in_a_row, seed=1)),
-            "grpc": await self._over_grpc(peers.scattered(in_a_row, seed=2)),
+            "shm, scattered": await self._over_shm(scatter(in_a_row, seed=1)),
+            "grpc": await self._over_grpc(scatter(in_a_row, seed=2)),
         }
         if not is_warm_up:
             for how, (wall_s, cpu_s) in spans.items():
                 self.seen[how].add(self._num_bytes, wall_s, cpu_s)
 
     async def _over_shm(self, targets: tuple[int, ...]) -> tuple[float, float]:
-        span = await self._source.ask(peers.Push("shm", self._jobs(targets)))
+        span = await self._source.ask(Push("shm", self._jobs(targets)))
         await self._verify(targets)
         return span.ended - span.began, span.cpu_s
 
     async def _over_grpc(self, targets: tuple[int, ...]) -> tuple[float, float]:
         jobs = self._jobs(targets)
-        await self._target.ask(peers.Expect(self._session_id, targets))
-        sent = await self._source.ask(peers.Push("grpc", jobs))
-        landed = await self._target.ask(peers.AwaitAll())
+        await self._target.ask(Expect(self._session_id, targets))
+        sent = await self._source.ask(Push("grpc", jobs))
+        landed = await self._target.ask(AwaitBlocks())
         await self._verify(targets)
         return landed.ended - sent.began, sent.cpu_s + landed.cpu_s
 
@@ -129,8 +139,8 @@ class _Pair:
     async def _verify(self, targets: tuple[int, ...]) -> None:
         """A speed counts only for bytes that arrived: compares every seventh block."""
         sources = tuple(range(0, self._num_blocks, 7))
-        sent = await self._source.ask(peers.Sums(sources))
-        came = await self._target.ask(peers.Sums(tuple(targets[at] for at in sources)))
+        sent = await self._source.ask(Sums(sources))
+        came = await self._target.ask(Sums(tuple(targets[at] for at in sources)))
         if sent != came:
             raise BenchFailed("blocks arrived with other bytes than were sent.")
 
@@ -141,21 +151,30 @@ class _Pair:
         cpu = percentile(self.seen[how].cpu_s_per_byte, 50)
         assert speed is not None
         assert cpu is not None
-        size_kib = self._layout.block_bytes / 1024
-        return (title, size_kib, how, speed / 1e9, ratio(speed, plain), cpu * 1e9)
+        size = self._layout.block_bytes
+        sizes = (size / 1024, BLOCKS_PER_JOB * size / 1e6)
+        return (title, *sizes, how, speed / 1e9, ratio(speed, plain), cpu * 1e9)
+
+
+def scatter(blocks: Sequence[int], seed: int) -> tuple[int, ...]:
+    """The same blocks in an order without neighbours, as in an arena that has been in use."""
+    shuffled = list(blocks)
+    random.Random(seed).shuffle(shuffled)
+    return tuple(shuffled)
 
 
 def _transport_table(rows: list[tuple[Cell, ...]]) -> Table:
     return Table(
         "Moving blocks between two processes",
-        ("blocks", "block KiB", "how", "GB/s", "of a plain copy", "CPU s/GB"),
+        ("blocks", "block KiB", "job MB", "how", "GB/s", "of a plain copy", "CPU s/GB"),
         tuple(rows),
         (
             "plain copy: one memmove per job inside the sending process, private memory to private "
             "memory; same bytes, same run; medians of the rounds",
             f"jobs of {BLOCKS_PER_JOB} blocks, one after the other, over more memory than caches "
             "hold; grpc ends when the last block lies in the receiver's arena; CPU of both sides",
-            "aim for shm: at least 0.9 of a plain copy",
+            "aim for shm: at least 0.9 of a plain copy; every job passes through the pusher's "
+            "thread, which small jobs feel",
         ),
     )
 

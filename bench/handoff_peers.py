@@ -8,8 +8,7 @@ import mmap
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -18,81 +17,27 @@ import grpc
 from baton.blocks import KvLayout, checksum
 from baton.engine.arena import Arena
 from baton.rpc.channels import SERVER_OPTIONS, open_channel
-from baton.transfer.push import Piece, PushJob, ShmPusher, StreamPusher
+from baton.transfer.push import Piece, ShmPusher, StreamPusher
 from baton.transfer.receive import BlockReceiver
 from baton.transfer.shm import SharedSegment
 from baton.v1 import prefill_pb2 as pb
 from baton.v1 import prefill_pb2_grpc
 from bench.child import answer_all
+from bench.messages import (
+    AwaitBlocks,
+    CopyAll,
+    DescribeArena,
+    Expect,
+    MapArena,
+    OpenStream,
+    Push,
+    SharedArena,
+    Span,
+    Sums,
+)
 
 T = TypeVar("T")
 _LANDING_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """The target's arena, for the source to map, and where the source serves its stream."""
-
-    name: str
-    nonce: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class MapTarget:
-    """To the source: map this. It answers with the address of its byte stream."""
-
-    offer: Offer
-
-
-@dataclass(frozen=True, slots=True)
-class OpenStream:
-    """To the target: read blocks from there from now on."""
-
-    address: str
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """To the source: copies so many bytes at a time within itself, all of its arena."""
-
-    bytes_at_a_time: int
-
-
-@dataclass(frozen=True, slots=True)
-class Push:
-    """To the source: push by this transport, one job after the other."""
-
-    transport: str
-    jobs: tuple[PushJob, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Expect:
-    """To the target: these blocks come over the stream."""
-
-    session_id: int
-    targets: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitAll:
-    """To the target: wait until all blocks of the session are in place."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """To either: checksums of these blocks."""
-
-    blocks: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """When a side began and ended, on the clock all processes share, and its CPU time."""
-
-    began: float
-    ended: float
-    cpu_s: float
 
 
 class _LoopThread:
@@ -147,9 +92,9 @@ class _Source:
     def answer(self, message: Any) -> object:
         """Does what a message says."""
         match message:
-            case MapTarget():
-                return self._loop.run(self._map(message.offer))
-            case Copy():
+            case MapArena():
+                return self._loop.run(self._map(message.arena))
+            case CopyAll():
                 return self._copy(message.bytes_at_a_time)
             case Push():
                 return self._loop.run(self._push(message))
@@ -157,8 +102,8 @@ class _Source:
                 return [checksum(self._arena.block_bytes_view(block)) for block in message.blocks]
         raise TypeError(f"unknown message {message!r}")
 
-    async def _map(self, offer: Offer) -> str:
-        segment = SharedSegment.open(offer.name, offer.nonce, self._num_bytes)
+    async def _map(self, target: SharedArena) -> str:
+        segment = SharedSegment.open(target.name, target.nonce, self._num_bytes)
         self._shm = ShmPusher(self._arena, segment, self._layout, self._arena.num_blocks)
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         prefill_pb2_grpc.add_PrefillServiceServicer_to_server(_Streamer(self._stream), self._server)
@@ -199,14 +144,14 @@ class _Target:
     def answer(self, message: Any) -> object:
         """Does what a message says."""
         match message:
-            case None:
-                return Offer(self.segment.name, self.segment.nonce)
+            case DescribeArena():
+                return SharedArena(self.segment.name, self.segment.nonce)
             case OpenStream():
                 return self._loop.run(self._open(message.address))
             case Expect():
                 return self._loop.run(self._expect(message))
-            case AwaitAll():
-                return self._await_all()
+            case AwaitBlocks():
+                return self._await_blocks()
             case Sums():
                 return [checksum(self._arena.block_bytes_view(block)) for block in message.blocks]
         raise TypeError(f"unknown message {message!r}")
@@ -242,7 +187,7 @@ class _Target:
 
         self._receiver.open(expect.session_id, expect.targets, on_landed, on_broken)
 
-    def _await_all(self) -> Span:
+    def _await_blocks(self) -> Span:
         if not self._landed.wait(_LANDING_S):
             raise TimeoutError(f"blocks did not land in {_LANDING_S} s")
         if self._failure:
@@ -262,10 +207,3 @@ def serve_target(pipe: Connection, layout: KvLayout, num_blocks: int) -> None:
         answer_all(pipe, target.answer)
     finally:
         target.segment.close()
-
-
-def scattered(blocks: Sequence[int], seed: int) -> tuple[int, ...]:
-    """The same blocks in an order without neighbours, as in an arena that has been in use."""
-    shuffled = list(blocks)
-    random.Random(seed).shuffle(shuffled)
-    return tuple(shuffled)

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-from bench import lone_engine
 from bench.child import Child
 from bench.client import GatewayClient, Prompts
 from bench.http_door import HttpDoor
+from bench.messages import Ran, RunPrompts
 from bench.options import Run, worker_threads
 from bench.report import Cell, Table
 from bench.stats import milliseconds, percentile
@@ -53,7 +53,9 @@ async def run(run: Run) -> list[Table]:
         run.steps.begin("hops", 2 + num_rounds)
         run.steps.next(f"starting {spec.title}")
         system = await stack.enter_async_context(running_system(spec, run.console))
-        engine = await stack.enter_async_context(Child(lone_engine.serve, worker_threads()))
+        engine = await stack.enter_async_context(
+            Child("bench.lone_engine", "serve", worker_threads())
+        )
         paths = await _paths(stack, system, engine)
         prompts = Prompts(seed=3)
         run.steps.next("warming up")
@@ -117,7 +119,7 @@ async def _paths(stack: AsyncExitStack, system: System, engine: Child) -> list[_
 def _engine_paths(engine: Child, short: str, longer: str) -> list[_Path]:
     def make(num_tokens: str, lengths: Sequence[int]) -> _Path:
         async def ask(prompts: Sequence[Sequence[int]]) -> list[float]:
-            ran: lone_engine.Ran = await engine.ask(lone_engine.Ask(prompts, 1))
+            ran: Ran = await engine.ask(RunPrompts(prompts, 1))
             path.cpu_s["engine"] = path.cpu_s.get("engine", 0.0) + ran.cpu_s
             return ran.ttfts_s
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from bench.arms import Arm
 from bench.client import BusyMeter, Prompts, Reply, new_reply
-from bench.failure import BenchFailed
+from bench.failure import BenchFailed, task_group
 from bench.options import Run
 from bench.report import Cell, Table
 from bench.stats import Answer, gaps_between, milliseconds, tokens_between
@@ -39,7 +39,7 @@ class _Seen:
 
 async def measure_interference(run: Run, arms: Sequence[Arm], num_rounds: int) -> Table:
     """The same scene for every arm, in turn: calm first, then a long prompt per period."""
-    calm_s, num_long = run.size((4.0, 10), (1.5, 2))
+    calm_s, num_long = run.size((4.0, 8), (1.5, 2))
     prompts = Prompts(seed=2)
     seen = {arm.title: _Seen() for arm in arms}
     for number in range(1, num_rounds + 1):
@@ -53,7 +53,7 @@ async def _play(arm: Arm, prompts: Prompts, seen: _Seen, calm_s: float, num_long
     streams: list[Answer] = []
     longs = [new_reply() for _ in range(num_long)]
     meter = BusyMeter()
-    async with asyncio.TaskGroup() as group:
+    async with task_group() as group:
         running = [
             group.create_task(_keep_streaming(arm, prompts, streams)) for _ in range(NUM_STREAMS)
         ]

@@ -11,7 +11,7 @@ from bench.client import GatewayClient, Load, Prompts, run_closed_loop
 from bench.interference import measure_interference
 from bench.options import Run, total_threads, worker_threads
 from bench.report import Cell, Table
-from bench.stats import milliseconds, ratio
+from bench.stats import BURST_S, milliseconds, ratio
 from bench.system import running_system
 
 PROMPT_LEN = 256
@@ -91,7 +91,7 @@ class _Figures:
     itl_p50: float | None
     itl_p99: float | None
     tpot_p50: float | None
-    tokens_per_chunk: float | None
+    tokens_per_burst: float | None
     tokens_per_s: float
     client_percent: float
 
@@ -109,7 +109,7 @@ def _figures(point: _Point) -> _Figures:
         itl_p50=milliseconds(gaps, 50),
         itl_p99=milliseconds(gaps, 99),
         tpot_p50=milliseconds(tpots, 50),
-        tokens_per_chunk=ratio(num_tokens, len(gaps) + len(answers)),
+        tokens_per_burst=ratio(num_tokens, len(gaps) + len(answers)),
         tokens_per_s=num_tokens / sum(load.wall_s for load in point.loads),
         client_percent=100 * max(load.client_share for load in point.loads),
     )
@@ -123,7 +123,7 @@ def _table(points: dict[tuple[str, int], _Point]) -> Table:
                 continue
             f = _figures(point)
             times = (f.ttft_p50, f.ttft_p99, f.itl_p50, f.itl_p99, f.tpot_p50)
-            rate = (f.tokens_per_chunk, f.tokens_per_s, round(f.client_percent))
+            rate = (f.tokens_per_burst, f.tokens_per_s, round(f.client_percent))
             rows.append((concurrency, title, f.num_answers, *times, *rate))
     idle = 100 * max(point.idle_share for point in points.values())
     return Table(
@@ -137,7 +137,7 @@ def _table(points: dict[tuple[str, int], _Point]) -> Table:
             "ITL p50 ms",
             "ITL p99 ms",
             "TPOT p50 ms",
-            "tokens/chunk",
+            "tokens/burst",
             "out tokens/s",
             "client % of a core",
         ),
@@ -156,8 +156,9 @@ def _notes() -> tuple[str, ...]:
         "random prompts, none asked twice; greedy; end-of-sequence ignored; rounds of the two "
         "systems take turns",
         "TTFT: from sending the request to the first chunk that holds a token. ITL: gap between "
-        "chunks; a chunk of several tokens is one gap. TPOT: (last chunk - first) / (tokens - 1). "
-        "tokens/s: from the first request sent to the last one ended",
+        f"chunks; a chunk of several tokens is one gap, and chunks within {1e3 * BURST_S:g} ms are "
+        "one burst, counted as one chunk. TPOT: (last chunk - first) / (tokens - 1). tokens/s: "
+        "from the first request sent to the last one ended",
     )
 
 
@@ -174,6 +175,7 @@ def _ratios(points: dict[tuple[str, int], _Point]) -> Table:
                 ratio(ours.ttft_p99, theirs.ttft_p99),
                 ratio(ours.itl_p50, theirs.itl_p50),
                 ratio(ours.itl_p99, theirs.itl_p99),
+                ratio(ours.tpot_p50, theirs.tpot_p50),
                 ratio(ours.tokens_per_s, theirs.tokens_per_s),
                 f"{min(spread):.2f} to {max(spread):.2f}",
             )
@@ -186,6 +188,7 @@ def _ratios(points: dict[tuple[str, int], _Point]) -> Table:
             "TTFT p99",
             "ITL p50",
             "ITL p99",
+            "TPOT p50",
             "tokens/s",
             "tokens/s by round",
         ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import torch
@@ -18,39 +17,24 @@ from baton.engine.model.weights import load_model
 from baton.engine.types import EngineConfig, SequenceSpec
 from baton.request import SamplingParams
 from bench.child import answer_all
+from bench.messages import Ran, RunPrompts
 
 _NUM_BLOCKS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Prompts to run one after the other."""
-
-    prompts: Sequence[Sequence[int]]
-    max_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """From `add` to the step that drew the first token, per prompt; CPU time of all."""
-
-    ttfts_s: list[float]
-    cpu_s: float
-
-
 def serve(pipe: Connection, threads: int) -> None:
-    """Answers `Ask` with `Ran`, in the calling process."""
+    """Answers `RunPrompts` with `Ran`, in the calling process."""
     torch.set_num_threads(threads)
     engine = _make_engine()
     num_asked = 0
 
-    def run(ask: Ask) -> Ran:
+    def run(message: RunPrompts) -> Ran:
         nonlocal num_asked
         cpu = time.process_time()
         ttfts = []
-        for prompt in ask.prompts:
+        for prompt in message.prompts:
             num_asked += 1
-            ttfts.append(_run_one(engine, str(num_asked), prompt, ask.max_tokens))
+            ttfts.append(_run_one(engine, str(num_asked), prompt, message.max_tokens))
         return Ran(ttfts, time.process_time() - cpu)
 
     answer_all(pipe, run)

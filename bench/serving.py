@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,6 +23,8 @@ from bench.options import Run
 from bench.progress import Steps
 from bench.report import PartResult, Report, Table, to_terminal, write
 
+PART_LIMIT_S = 600.0
+"""A part takes a minute or a few; one that takes so long measures a machine in trouble."""
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -86,12 +89,20 @@ async def _measure(parts: Sequence[Part], console: Console, *, is_quick: bool) -
         run = Run(is_quick, steps, console)
         for part in parts:
             load, began = load_average(), time.monotonic()
-            tables = await _PARTS[part](run)
+            tables = await _within_limit(part, _PARTS[part](run))
             seconds = time.monotonic() - began
             result = PartResult(part.value, seconds, load, load_average(), tuple(tables))
             console.print(to_terminal(result))
             results.append(result)
     return Report(machine, is_quick, tuple(results))
+
+
+async def _within_limit(part: Part, work: Awaitable[list[Table]]) -> list[Table]:
+    try:
+        async with asyncio.timeout(PART_LIMIT_S):
+            return await work
+    except TimeoutError:
+        raise BenchFailed(f"{part.value} was not done within {PART_LIMIT_S:.0f} s.") from None
 
 
 def _stem(parts: Sequence[Part], *, is_quick: bool) -> str:

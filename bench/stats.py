@@ -1,8 +1,9 @@
 """What a client's clock says about one answer and about many.
 
 ITL is the gap between two chunks as the client reads them: a chunk of several tokens is one gap, so
-coalescing makes ITL worse, not better, as in the clients of vLLM and InferenceX. TPOT spreads an
-answer's time over its tokens, and tokens per chunk shows how far the two differ.
+coalescing makes ITL worse, not better, as in the clients of vLLM and InferenceX. Chunks that came
+in one burst, having waited for each other on the way, count as one chunk too: otherwise a stutter
+would show as many tiny gaps and a good median. TPOT spreads an answer's time over its tokens.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy
+
+BURST_S = 0.0005
+"""Chunks in hand within this time of the first are one burst: no engine steps so fast here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,18 @@ class Answer:
         return self.arrivals[0].at - self.sent
 
     @property
+    def burst_times(self) -> list[float]:
+        """When each burst began; mostly a burst is a chunk."""
+        times: list[float] = []
+        for arrival in self.arrivals:
+            if not times or arrival.at - times[-1] >= BURST_S:
+                times.append(arrival.at)
+        return times
+
+    @property
     def gaps_s(self) -> list[float]:
-        """ITL: from each chunk to the next."""
-        times = [arrival.at for arrival in self.arrivals]
-        return [later - earlier for earlier, later in pairwise(times)]
+        """ITL: from each burst to the next."""
+        return [later - earlier for earlier, later in pairwise(self.burst_times)]
 
     @property
     def tpot_s(self) -> float | None:
@@ -62,10 +74,10 @@ class Answer:
 def gaps_between(answers: Iterable[Answer], start: float, stop: float) -> list[float]:
     """The gaps that ended in a span of time."""
     return [
-        later.at - earlier.at
+        later - earlier
         for answer in answers
-        for earlier, later in pairwise(answer.arrivals)
-        if start <= later.at < stop
+        for earlier, later in pairwise(answer.burst_times)
+        if start <= later < stop
     ]
 
 

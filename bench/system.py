@@ -95,7 +95,8 @@ async def running_system(spec: SystemSpec, console: Console) -> AsyncIterator[Sy
     try:
         await supervisor.start()
         yield System(spec, topology, supervisor)
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, BenchFailed):
+        # Whatever a fallen process made fail, its fall is the reason.
         if watchdog.failure:
             raise BenchFailed(watchdog.failure) from None
         raise

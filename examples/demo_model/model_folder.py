@@ -25,7 +25,7 @@ SAMPLE_PROMPTS = (
     "What is the collections module?",
     "Why is the sky blue?",
 )
-SAMPLE_BEGINNINGS = ("The json module", "A function is", "Return a new list")
+SAMPLE_BEGINNINGS = ("A generator\n\n", "random.choice(seq)\n\n", "A function is")
 
 
 def model_config(vocab_size: int) -> Qwen3Config:

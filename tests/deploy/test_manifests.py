@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
 import tomllib
 from collections import Counter
 from typing import Any
@@ -16,6 +18,7 @@ from manifests import (
     POD_NAMESPACE,
     ROOT,
     SERVICES,
+    Manifests,
     load,
     quantity,
     settings_type,
@@ -298,3 +301,19 @@ def test_documents_fit_the_schema_of_kubernetes(manifests, version):
 
     for document in (*manifests.documents, loader):
         assert validator.validate(document, version, strict=True) == version
+
+
+def test_overlay_of_the_readme_can_be_put_together(tmp_path):
+    load("overlays/gpu")  # skips without kubectl
+    readme = (ROOT / "deploy" / "README.md").read_text()
+    example = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)[0]
+    here = os.path.relpath(ROOT, tmp_path.resolve())
+    (tmp_path / "kustomization.yaml").write_text(example.replace("- deploy/", f"- {here}/deploy/"))
+
+    decode = Manifests.rendered(tmp_path).workload("baton-decode")
+
+    assert decode["kind"] == "StatefulSet"
+    assert decode["spec"]["replicas"] == 4
+    container = decode["spec"]["template"]["spec"]["containers"][0]
+    assert container["image"] == "my/decode:7"
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"

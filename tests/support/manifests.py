@@ -28,7 +28,7 @@ _FIELDS = {
     "metadata.name": POD_NAME,
     "metadata.namespace": POD_NAMESPACE,
 }
-_UNITS = {"": 1, "m": Decimal("0.001"), "Mi": 1 << 20, "Gi": 1 << 30}
+_UNITS = {"": Decimal(1), "m": Decimal("0.001"), "Mi": Decimal(1 << 20), "Gi": Decimal(1 << 30)}
 
 Node = dict[str, Any]
 
@@ -113,7 +113,8 @@ class Container:
         """The volume that holds a path, if any does."""
         for mount in self.spec["volumeMounts"]:
             if Path(path).is_relative_to(mount["mountPath"]):
-                return next(vol for vol in self.pod["volumes"] if vol["name"] == mount["name"])
+                volumes: list[Node] = self.pod["volumes"]
+                return next(volume for volume in volumes if volume["name"] == mount["name"])
         return None
 
 
