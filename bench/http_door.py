@@ -40,7 +40,7 @@ class HttpDoor:
         try:
             self._connection.request("POST", "/v1/completions", body, headers)
             response = self._connection.getresponse()
-            num_tokens = _read_events(response, answer)
+            num_tokens = read_events(response, answer)
         except (OSError, HTTPException) as error:
             raise BenchFailed(f"the HTTP door failed: {error!r}") from error
         if num_tokens != max_tokens:
@@ -52,7 +52,7 @@ class HttpDoor:
         self._connection.close()
 
 
-def _read_events(response: HTTPResponse, answer: Answer) -> int:
+def read_events(response: HTTPResponse, answer: Answer) -> int:
     """Notes the arrivals; returns the output tokens that the usage event counts."""
     if response.status != 200:
         raise BenchFailed(f"the HTTP door said {response.status}: {response.read()[:300]!r}")

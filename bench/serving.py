@@ -25,6 +25,7 @@ from bench.report import PartResult, Report, Table, to_terminal, write
 
 PART_LIMIT_S = 600.0
 """A part takes a minute or a few; one that takes so long measures a machine in trouble."""
+
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -65,7 +66,7 @@ def main(
 
     async def work() -> int:
         report = await _measure(parts, console, is_quick=quick)
-        write(report, out, _stem(parts, is_quick=quick), console)
+        write(report, out, file_stem(parts, is_quick=quick), console)
         for warning in report.warnings:
             console.print(f"not for quoting: {warning}", style="bold yellow")
         return 0
@@ -75,6 +76,9 @@ def main(
     except (BenchFailed, BatonError, CommandError) as error:
         console.print(f"\nbenchmark failed: {error}", style="bold red", markup=False)
         code = 1
+    else:
+        if code:
+            console.print("\ninterrupted: nothing was written")
     sys.exit(code)
 
 
@@ -105,7 +109,7 @@ async def _within_limit(part: Part, work: Awaitable[list[Table]]) -> list[Table]
         raise BenchFailed(f"{part.value} was not done within {PART_LIMIT_S:.0f} s.") from None
 
 
-def _stem(parts: Sequence[Part], *, is_quick: bool) -> str:
+def file_stem(parts: Sequence[Part], *, is_quick: bool) -> str:
     """A partial or quick run must not take the place of a whole one."""
     words = ["serving"]
     if len(parts) < len(_PARTS):

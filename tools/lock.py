@@ -23,7 +23,17 @@ _OF_TORCH = re.compile(r"^(torch|triton|cuda-|nvidia-(?!ml-py))")
 def main() -> int:
     """Resolves afresh, preferring the versions that are locked already."""
     command = [
-        *("uv", "pip", "compile", "pyproject.toml", "--extra", "dev", "--universal"),
+        *(
+            "uv",
+            "pip",
+            "compile",
+            "pyproject.toml",
+            "--extra",
+            "dev",
+            "--extra",
+            "deploy",
+            "--universal",
+        ),
         *("--python-version", "3.11", "--output-file", str(LOCK), "--quiet"),
         *("--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"),
         *sys.argv[1:],

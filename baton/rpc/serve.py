@@ -27,6 +27,8 @@ _PROBE_EVERY_S = 1.0
 # What a part may take to stop before the others go on without it.
 _STOP_LIMIT_S = 10.0
 
+_ALL_INTERFACES = ("0.0.0.0", "[::]")
+
 _log = logs.get_logger(__name__)
 
 
@@ -83,7 +85,9 @@ class Process:
         self.worker_id = settings.worker_id or _default_id(service, self.address)
         wanted = settings.metrics_listen
         self._endpoint = metrics.serve_metrics(wanted) if wanted else None
-        self.metrics_address = self._endpoint.address if self._endpoint else ""
+        self.metrics_address = ""
+        if self._endpoint is not None:
+            self.metrics_address = _reachable(self._endpoint.address, self.address)
         self._service = service
         self._health = health.Health()
         self._names: list[str] = [health.NAME, reflection.SERVICE_NAME]
@@ -94,6 +98,7 @@ class Process:
         self._drain_hooks: list[Hook] = []
         self._watcher: asyncio.Task[None] | None = None
         self._stop_wanted = asyncio.Event()
+        self._is_running = False
         self._failure: BaseException | None = None
         self._stopped: asyncio.Task[None] | None = None
 
@@ -143,11 +148,19 @@ class Process:
         self._failure = self._failure or error
         self.request_stop()
 
-    async def run(self) -> None:
-        """Serves until SIGTERM, SIGINT or `request_stop`. A second signal ends it at once."""
+    def handle_signals(self) -> None:
+        """From now on SIGTERM and SIGINT end the process: at once before `run`, with a drain in it.
+
+        The first process of a container ignores both unless it says otherwise.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+
+    async def run(self) -> None:
+        """Serves until SIGTERM, SIGINT or `request_stop`. A second signal ends it at once."""
+        self.handle_signals()
+        self._is_running = True
         wanted = asyncio.create_task(self._stop_wanted.wait())
         starting = asyncio.create_task(self.start())
         try:
@@ -239,9 +252,10 @@ class Process:
         return all(probe() for probe in self._probes)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if self._stop_wanted.is_set():
-            os._exit(128 + number)
         _log.info("signal", name=number.name)
+        # Nothing is served before `run`, and a model that loads in a thread can't be interrupted.
+        if self._stop_wanted.is_set() or not self._is_running:
+            os._exit(128 + number)
         self.request_stop()
 
     def _bind(self, listen: str) -> int:
@@ -267,6 +281,7 @@ def launch(
         logs.configure(
             service, process.worker_id, form=settings.log_format, level=settings.log_level
         )
+        process.handle_signals()
         telemetry.setup(f"baton-{service}", process.worker_id)
         await build(process, settings)
         await process.run()
@@ -295,9 +310,19 @@ def _advertised(settings: ServiceSettings, port: int) -> str:
     if settings.listen.startswith("unix:"):
         return settings.advertise or settings.listen
     host = settings.advertise or settings.listen.rpartition(":")[0]
+    if host.count(":") > 1 and not host.startswith("["):
+        return f"[{host}]:{port}"  # a bare IPv6 address
     if settings.advertise and ":" in host.rpartition("]")[2]:
         return host
-    return f"{_outside_host() if host in ('0.0.0.0', '[::]') else host}:{port}"
+    return f"{_outside_host() if host in _ALL_INTERFACES else host}:{port}"
+
+
+def _reachable(bound: str, advertised: str) -> str:
+    """A second bound address as others use it: on the advertised host when it listens on all."""
+    host, _, port = bound.rpartition(":")
+    if host not in _ALL_INTERFACES or advertised.startswith("unix:"):
+        return bound
+    return f"{advertised.rpartition(':')[0]}:{port}"
 
 
 def _outside_host() -> str:

@@ -53,12 +53,11 @@ async def boot(process: Process, settings: WorkerSettings, role: Role) -> Worker
     model = await asyncio.to_thread(_load, settings, device)
     layout = _make_layout(model, settings)
     config = _make_config(model, layout, settings)
-    await asyncio.to_thread(_warm_up, model, layout, device)
     segment = _make_segment(layout, config, device, settings)
     if segment is not None:
         process.on_stop(segment.remove)
     arena = Arena(layout, config.num_blocks, device, segment.buffer if segment else None)
-    host = EngineHost(Engine(model, config, arena))
+    host = EngineHost(Engine(model, config, arena), lambda engine: _warm_up(engine, model))
     host.on_failure(process.fail)
     host.subscribe(metrics.observe)
     me = Identity(process.worker_id, role, process.address, settings.served_name)
@@ -119,18 +118,20 @@ def _load(settings: WorkerSettings, device: str) -> LoadedModel:
     return load_model(settings.model, device, dtype, ops)
 
 
-def _warm_up(model: LoadedModel, layout: KvLayout, device: str) -> None:
-    """Runs a prompt and a decode step on blocks of its own, so that no client pays for the first.
+def _warm_up(engine: Engine, model: LoadedModel) -> None:
+    """Runs a prompt and a few decode steps on blocks of its own, so that no client pays for them.
 
-    Libraries pick and build their routines when they first see a shape.
+    Libraries pick their routines when they first see a shape, and a thread gets its memory when it
+    first asks for it: so this runs where the engine will run.
     """
+    layout = engine.layout
     num_tokens = layout.block_size + 1
     config = EngineConfig(num_blocks=4, block_size=layout.block_size, context_len=2 * num_tokens)
-    engine = Engine(model, config, Arena(layout, config.num_blocks, device))
+    double = Engine(model, config, Arena(layout, config.num_blocks, engine.arena.device))
     sampling = SamplingParams(max_tokens=3, ignore_eos=True)
-    engine.add(SequenceSpec("warm-up", (0,) * num_tokens, num_tokens, sampling))
-    while engine.num_sequences:
-        engine.step()
+    double.add(SequenceSpec("warm-up", (0,) * num_tokens, num_tokens, sampling))
+    while double.num_sequences:
+        double.step()
 
 
 def _make_layout(model: LoadedModel, settings: WorkerSettings) -> KvLayout:

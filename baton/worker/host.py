@@ -20,16 +20,18 @@ BEAT_LIMIT_S = 30.0
 class EngineHost:
     """Runs an engine and brings its news to the event loop. Made and used on that loop."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, warm_up: Callable[[Engine], None]) -> None:
         self.engine = engine
+        self._warm_up = warm_up
         self._loop = asyncio.get_running_loop()
         self._failure_hooks: list[Callable[[BaseException], None]] = []
         self._sinks: list[Callable[[StepOutput], None]] = []
         self._engine_loop = EngineLoop(engine, self._hop, self._fail)
 
     async def start(self) -> None:
-        """Starts the engine's thread."""
+        """Starts the engine's thread and warms it up."""
         self._engine_loop.start()
+        await self.call(self._warm_up)
 
     async def stop(self) -> None:
         """Ends the engine's thread behind the step it is in."""

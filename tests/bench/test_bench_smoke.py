@@ -10,9 +10,9 @@ from rich.console import Console
 
 from bench.failure import BenchFailed, task_group
 from bench.handoff import scatter
-from bench.http_door import _read_events
+from bench.http_door import read_events
 from bench.report import PartResult, Report, Table, format_cell, to_json, to_markdown, to_terminal
-from bench.serving import Part, _stem
+from bench.serving import Part, file_stem
 from bench.startup import Timeline
 from bench.stats import Answer, gaps_between, milliseconds, percentile, ratio, tokens_between
 
@@ -138,9 +138,9 @@ def test_terminal_shows_every_cell_and_note():
 
 
 def test_partial_and_quick_runs_have_files_of_their_own():
-    assert _stem(list(Part), is_quick=False) == "serving"
-    assert _stem([Part.HOPS], is_quick=False) == "serving-hops"
-    assert _stem(list(Part), is_quick=True) == "serving-quick"
+    assert file_stem(list(Part), is_quick=False) == "serving"
+    assert file_stem([Part.HOPS], is_quick=False) == "serving-hops"
+    assert file_stem(list(Part), is_quick=True) == "serving-quick"
 
 
 DEMO_LINES = (
@@ -187,7 +187,7 @@ def test_http_events_are_arrivals_and_usage_counts_tokens():
         b'data: {"choices":[],"usage":{"completion_tokens":5}}\n\ndata: [DONE]\n\n'
     )
 
-    assert _read_events(Response(body), answer) == 5
+    assert read_events(Response(body), answer) == 5
     assert len(answer.arrivals) == 2
 
 

@@ -263,6 +263,8 @@ async def test_a_taken_address_is_told_in_a_sentence(process: Process) -> None:
         ("127.0.0.1:0", "", r"127\.0\.0\.1:\d+"),
         ("127.0.0.1:0", "node-7", r"node-7:\d+"),
         ("127.0.0.1:0", "node-7:80", "node-7:80"),
+        ("0.0.0.0:0", "fd00::1", r"\[fd00::1\]:[1-9]\d*"),
+        ("0.0.0.0:0", "[fd00::1]:99", r"\[fd00::1\]:99"),
         ("0.0.0.0:0", "", r"(?!0\.0\.0\.0)[\w.-]+:[1-9]\d*"),
     ],
 )
@@ -276,6 +278,14 @@ async def test_the_advertised_address_is_one_that_others_can_use(
     assert re.fullmatch(expected, address), address
 
 
+async def test_metrics_are_told_on_the_host_that_others_reach() -> None:
+    process = Process("example", Settings(advertise="node-7", metrics_listen="0.0.0.0:0"))
+    address = process.metrics_address
+    await process.stop()
+
+    assert re.fullmatch(r"node-7:[1-9]\d*", address), address
+
+
 CHILD = """
 import sys
 from baton.rpc.serve import launch
@@ -283,6 +293,20 @@ from example_service import Example, Settings
 
 async def build(process, settings):
     Example().register(process)
+
+sys.exit(launch("example", Settings, build))
+"""
+
+
+LOADING_CHILD = """
+import asyncio, sys, time
+from baton.rpc import logs
+from baton.rpc.serve import launch
+from example_service import Settings
+
+async def build(process, settings):
+    logs.get_logger("example").info("loading")
+    await asyncio.to_thread(time.sleep, 60)
 
 sys.exit(launch("example", Settings, build))
 """
@@ -332,6 +356,14 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
         call.cancel()
 
     assert code == 128 + signal.SIGTERM
+
+
+def test_a_signal_while_a_model_loads_ends_the_process_at_once() -> None:
+    with ServiceProcess("-c", LOADING_CHILD) as child:
+        child.wait_for("loading")
+        child.signal(signal.SIGTERM)
+
+        assert child.wait(10) == 128 + signal.SIGTERM
 
 
 def test_a_bad_flag_ends_a_service_with_code_2_and_no_traceback() -> None:
