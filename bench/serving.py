@@ -55,7 +55,9 @@ def main(
     quick: Annotated[
         bool, typer.Option("--quick", help="A small run: shows that it works, not how fast.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = RESULTS,
+    out: Annotated[
+        Path, typer.Option(help="Folder for results.", show_default="bench/results")
+    ] = RESULTS,
 ) -> None:
     """Measure Baton on this machine: latency, hops, hand-off, start-up, cancel.
 

@@ -25,6 +25,11 @@ from baton.v1 import types_pb2
 
 def generate_request(prompt: Prompt, sampling: Sampling, options: Options) -> pb.GenerateRequest:
     """Raises `InvalidRequest` for what the wire cannot carry; limits are the gateway's affair."""
+    unknown = sorted(options.keys() - Options.__annotations__.keys())
+    if unknown:
+        # A misspelt option, or one of `Sampling`'s, would otherwise be lost in silence.
+        known = ", ".join(sorted(Options.__annotations__))
+        raise TypeError(f"generate has no option {unknown[0]!r}; it has {known}")
     with _writing():
         return pb.GenerateRequest(
             request_id=options.get("request_id", ""),

@@ -324,3 +324,9 @@ async def test_the_example_streams_an_answer(served: Served, is_chat: bool) -> N
     assert out.decode().strip() == ANSWER
     assert "tokens; first after" in err.decode()
     assert "decode decode-1" in err.decode()
+
+
+async def test_an_option_that_does_not_exist_is_refused_by_name() -> None:
+    async with AsyncClient("127.0.0.1:1") as client:
+        with pytest.raises(TypeError, match="no option 'max_tokens'; it has cache_salt"):
+            client.generate("hello", max_tokens=5)  # type: ignore[call-arg]
