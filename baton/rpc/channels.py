@@ -30,7 +30,7 @@ SERVER_OPTIONS: tuple[Option, ...] = (
     *_KEEPALIVE,
     *_SIZES,
     # Clients may ping as often as the options above make them.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     # A second process on the same port is a mistake, not a load balancer.
     ("grpc.so_reuseport", 0),
 )

@@ -12,8 +12,15 @@ from typing import Any
 import grpc
 import pytest
 from example_service import Example, Settings
+from grpc._cython import cygrpc
 
-from baton.rpc.channels import MAX_MESSAGE_BYTES, TlsFiles, open_channel
+from baton.rpc.channels import (
+    CHANNEL_OPTIONS,
+    MAX_MESSAGE_BYTES,
+    SERVER_OPTIONS,
+    TlsFiles,
+    open_channel,
+)
 from baton.rpc.serve import Process
 from baton.v1 import kvstore_pb2, kvstore_pb2_grpc
 
@@ -137,3 +144,12 @@ async def test_a_message_above_the_limit_is_refused() -> None:
     await process.stop()
 
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in CHANNEL_OPTIONS + SERVER_OPTIONS}))
+def test_every_option_is_one_that_grpc_knows(name: str) -> None:
+    # gRPC ignores a misspelt option in silence. One such made servers cut idle connections off for
+    # pinging too often, every half minute.
+    library = Path(cygrpc.__file__).read_bytes()
+
+    assert name.encode() + b"\0" in library
