@@ -173,8 +173,8 @@ def _transport_table(rows: list[tuple[Cell, ...]]) -> Table:
             "memory; same bytes, same run; medians of the rounds",
             f"jobs of {BLOCKS_PER_JOB} blocks, one after the other, over more memory than caches "
             "hold; grpc ends when the last block lies in the receiver's arena; CPU of both sides",
-            "aim for shm: at least 0.9 of a plain copy; every job passes through the pusher's "
-            "thread, which small jobs feel",
+            "aim for shm: at least 0.9 of a plain copy; jobs of up to 4 MB are copied on the spot, "
+            "larger ones on the pusher's thread",
         ),
     )
 
