@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Machines differ in speed, so no example has a deadline and slow or picky generation is no failure.
+# CI tries the same examples each time; elsewhere new ones are looked for.
+settings.register_profile(
+    "baton",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.load_profile("baton")
 
 
 @pytest.fixture
