@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
-from checkpoints import make_checkpoint
+from checkpoints import KINDS, make_checkpoint
 from service_process import ServiceProcess
 
 Start = Callable[..., ServiceProcess]
@@ -28,11 +29,31 @@ def start_worker(stack: ExitStack, model: Path, role: str, *flags: str) -> Servi
     return stack.enter_context(process)
 
 
+@pytest.fixture(scope="session", params=KINDS)
+def any_model(request, tmp_path_factory) -> Path:
+    """A folder of random weights of each architecture that is supported."""
+    return make_checkpoint(tmp_path_factory.mktemp("models") / request.param, request.param)
+
+
 @pytest.fixture
-def start(model) -> Iterator[Start]:
-    """Starts workers, `start("decode", "--transports", "grpc")`; they end with the test."""
+def start_on() -> Iterator[Start]:
+    """Starts workers that end with the test: `start_on(folder, "decode", "--threads", "1")`."""
     with ExitStack() as stack:
-        yield lambda role, *flags: start_worker(stack, model, role, *flags)
+        yield partial(start_worker, stack)
+
+
+@pytest.fixture
+def start(start_on, model) -> Start:
+    """As `start_on`, on the module's own model."""
+    return partial(start_on, model)
+
+
+@pytest.fixture
+def kvstore() -> Iterator[ServiceProcess]:
+    """A kvstore of 64 MB."""
+    flags = ("--listen", "127.0.0.1:0", "--capacity-bytes", "64MiB")
+    with ServiceProcess("-m", "services.kvstore", *flags) as process:
+        yield process
 
 
 @pytest.fixture(scope="module")

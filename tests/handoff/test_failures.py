@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 
 import oracle
 import pytest
 from broken_prefill import FAULTS, BrokenPrefill
 from decode_client import DecodeClient, make_prompt, until_free, worker_facts
-from service_process import ServiceProcess
 
-from baton.rpc.channels import open_channel
-from baton.v1 import kvstore_pb2, kvstore_pb2_grpc, types_pb2
+from baton.v1 import types_pb2
 
 REMOTE, FALLBACK = types_pb2.PREFILL_MODE_REMOTE, types_pb2.PREFILL_MODE_FALLBACK
 
@@ -88,40 +85,6 @@ async def test_peers_that_disagree_about_blocks_do_not_exchange_any(start, model
     assert answer.token_ids == oracle.greedy(model, [prompt], 24)[0]
     assert answer.end.timings.prefill_mode == FALLBACK
     assert "layout" in decode.wait_for("hand-off failed, computing here")["reason"]
-
-
-@pytest.fixture
-def kvstore():
-    """A kvstore of 64 MB."""
-    flags = ("--listen", "127.0.0.1:0", "--capacity-bytes", "64MiB")
-    with ServiceProcess("-m", "services.kvstore", *flags) as process:
-        yield process
-
-
-async def until_stored(address: str, num_blocks: int) -> None:
-    """Waits until kvstore holds so many blocks: workers offer them in the background."""
-    async with asyncio.timeout(20), open_channel(address) as channel:
-        stub = kvstore_pb2_grpc.KvStoreServiceStub(channel)
-        while True:
-            stats = await stub.GetStats(kvstore_pb2.GetStatsRequest(), timeout=5)
-            if stats.block_count >= num_blocks:
-                return
-
-
-async def test_blocks_come_back_from_kvstore_after_a_restart(start, model, kvstore):
-    first = start("decode", "--kvstore", kvstore.address)
-    prompt = make_prompt(130, seed=45)
-    async with DecodeClient(first.address) as client:
-        await client.ask(prompt)
-        await until_stored(kvstore.address, num_blocks=9)
-    first.signal(signal.SIGKILL)
-
-    second = start("decode", "--kvstore", kvstore.address)
-    async with DecodeClient(second.address) as client:
-        answer = await client.ask(prompt)
-
-    assert answer.end.timings.fetched_token_count == 128
-    assert answer.token_ids == oracle.greedy(model, [prompt], 24)[0]
 
 
 async def test_kvstore_killed_at_any_time_gives_the_same_answer(start, model, kvstore):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from dataclasses import replace
 
 import oracle
@@ -9,23 +11,24 @@ import pytest
 from decode_client import GREEDY, DecodeClient, make_prompt, until_free, worker_facts
 
 from baton.request import SamplingParams
-from baton.v1 import types_pb2
+from baton.rpc.channels import open_channel
+from baton.v1 import kvstore_pb2, kvstore_pb2_grpc, types_pb2
 
 LENGTHS = (1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 49, 130)
 REMOTE, LOCAL = types_pb2.PREFILL_MODE_REMOTE, types_pb2.PREFILL_MODE_LOCAL
 
 
 @pytest.mark.parametrize("transport", ["shm", "grpc"])
-async def test_handed_off_answers_are_those_of_transformers(start, model, transport):
-    decode = start("decode", "--transports", transport, "--verify-transfers")
-    prefill = start("prefill", "--max-batch-tokens", "24")
+async def test_handed_off_answers_are_those_of_transformers(start_on, any_model, transport):
+    decode = start_on(any_model, "decode", "--transports", transport, "--verify-transfers")
+    prefill = start_on(any_model, "prefill", "--max-batch-tokens", "24")
     prompts = [make_prompt(length, seed=1) for length in LENGTHS]
 
     async with DecodeClient(decode.address, prefill.address) as client:
         answers = [client.submit(prompt)[0] for prompt in prompts]
         ended = [await answer.ended() for answer in answers]
 
-    assert [answer.token_ids for answer in ended] == oracle.greedy(model, prompts, 24)
+    assert [answer.token_ids for answer in ended] == oracle.greedy(any_model, prompts, 24)
     for prompt, answer in zip(prompts, ended, strict=True):
         timings = answer.end.timings
         # A last block's worth is computed where it is needed.
@@ -119,3 +122,29 @@ async def test_answer_continued_elsewhere_is_the_unbroken_one(pair, is_remote):
         )
 
     assert whole.token_ids[9:] == rest.token_ids
+
+
+async def until_stored(address: str, num_blocks: int) -> None:
+    """Waits until kvstore holds so many blocks: workers offer them in the background."""
+    async with asyncio.timeout(20), open_channel(address) as channel:
+        stub = kvstore_pb2_grpc.KvStoreServiceStub(channel)
+        while True:
+            stats = await stub.GetStats(kvstore_pb2.GetStatsRequest(), timeout=5)
+            if stats.block_count >= num_blocks:
+                return
+
+
+async def test_blocks_come_back_from_kvstore_after_a_restart(start_on, any_model, kvstore):
+    first = start_on(any_model, "decode", "--kvstore", kvstore.address)
+    prompt = make_prompt(130, seed=45)
+    async with DecodeClient(first.address) as client:
+        before = await client.ask(prompt)
+        await until_stored(kvstore.address, num_blocks=9)
+    first.signal(signal.SIGKILL)
+
+    second = start_on(any_model, "decode", "--kvstore", kvstore.address)
+    async with DecodeClient(second.address) as client:
+        after = await client.ask(prompt)
+
+    assert after.end.timings.fetched_token_count == 128
+    assert before.token_ids == after.token_ids == oracle.greedy(any_model, [prompt], 24)[0]
