@@ -140,7 +140,7 @@ class Arrivals:
             self._resume(plan, _landed_tokens(session, hand_off.num_computed, block_size))
             return
         metrics.quarantines.inc()
-        log.error("blocks quarantined", peer=link.worker_id)
+        log.error("blocks quarantined", peer=link.peer.worker_id)
         self._links.release_when_quiet(link, session, plan.spec.sequence_id)
         raise StartOver
 

@@ -104,10 +104,11 @@ class PrefillLink:
         arena: Arena,
         tls: TlsFiles | None,
     ) -> None:
-        self.worker_id = peer.worker_id
-        self.address = peer.address
+        self.peer = peer
         self.transport = ""
         self.is_broken = False
+        self.has_successor = False
+        """Whether the same process has greeted us anew: it ends all earlier sessions before."""
         self._hello = pb.PrefillHello()
         self._hello.CopyFrom(hello)
         self._hello.connection_id = secrets.token_hex(8)
@@ -118,8 +119,9 @@ class PrefillLink:
         self._outbox: Outbox[pb.PrefillConnectRequest] = Outbox()
         self._sessions: dict[int, RemoteSession] = {}
         self._last_id = 0
-        self._lock_name = ""
+        self.lock_name = ""
         self._tasks: list[asyncio.Task[None]] = []
+        self._closing: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
         """Says hello and learns the transport. Raises `BatonError`; then the link is of no use."""
@@ -133,28 +135,28 @@ class PrefillLink:
             call.cancel()
             await self.close()
             raise WorkerLost(
-                f"prefill worker {self.address} did not answer in {HELLO_S} s"
+                f"prefill worker {self.peer.address} did not answer in {HELLO_S} s"
             ) from None
         except grpc.aio.AioRpcError as error:
             await self.close()
             raise from_rpc_error(error) from error
         if first is None:
             await self.close()
-            raise WorkerLost(f"prefill worker {self.address} ended the stream at hello")
-        self.transport, self._lock_name = first.hello.transport, first.hello.lock_name
+            raise WorkerLost(f"prefill worker {self.peer.address} ended the stream at hello")
+        self.transport, self.lock_name = first.hello.transport, first.hello.lock_name
         self._tasks.append(asyncio.create_task(self._read_updates(frames)))
         if self.transport == "grpc":
             request = pb.StreamBlocksRequest(connection_id=self._hello.connection_id)
             # Bytes on a connection of their own: frames must not queue behind them.
             self._tasks.append(asyncio.create_task(self._read_blocks(request)))
-        log.info("prefill worker connected", peer=self.worker_id, transport=self.transport)
+        log.info("prefill worker connected", peer=self.peer.worker_id, transport=self.transport)
 
     def open(self, plan: RemotePlan) -> RemoteSession:
         """Starts a hand-off."""
         self._last_id += 1
         session = RemoteSession(self._last_id, plan)
         if self.is_broken:
-            session.fail(WorkerLost(f"prefill worker {self.worker_id} is gone"))
+            session.fail(WorkerLost(f"prefill worker {self.peer.worker_id} is gone"))
             return session
         self._sessions[session.session_id] = session
         if self.transport == "grpc":
@@ -189,17 +191,16 @@ class PrefillLink:
 
     async def close(self) -> None:
         """Gives up the connection."""
-        self._break(WorkerLost(f"the link to prefill worker {self.worker_id} was closed"))
-        for task in self._tasks:
-            task.cancel()
-        await self._channel.close(None)
+        self._break(WorkerLost(f"the link to prefill worker {self.peer.worker_id} was closed"))
+        if self._closing is not None:
+            await self._closing
 
     def _is_quiet(self, session: RemoteSession) -> bool:
         # Over a byte stream it is we who write. In shared memory the other side does: it says when
-        # it has stopped, or the kernel says that it is dead.
-        if self.transport != "shm" or session.end is not None:
+        # it has stopped, or greets us anew, or the kernel says that it is dead.
+        if self.transport != "shm" or session.end is not None or self.has_successor:
             return True
-        return owner_is_dead(self._lock_name)
+        return owner_is_dead(self.lock_name)
 
     async def _requests(self) -> AsyncIterator[pb.PrefillConnectRequest]:
         yield pb.PrefillConnectRequest(hello=self._hello)
@@ -214,12 +215,12 @@ class PrefillLink:
             async for frame in frames:
                 for update in frame.updates:
                     self._take(update)
-            self._break(WorkerLost(f"prefill worker {self.worker_id} ended the stream"))
+            self._break(WorkerLost(f"prefill worker {self.peer.worker_id} ended the stream"))
         except grpc.aio.AioRpcError as error:
-            self._break(WorkerLost(f"prefill worker {self.worker_id}: {error.details()}"))
+            self._break(WorkerLost(f"prefill worker {self.peer.worker_id}: {error.details()}"))
 
     async def _read_blocks(self, request: pb.StreamBlocksRequest) -> None:
-        channel = open_channel(self.address, self._tls, has_own_connection=True)
+        channel = open_channel(self.peer.address, self._tls, has_own_connection=True)
         try:
             stub = prefill_pb2_grpc.PrefillServiceStub(channel)
             async for part in stub.StreamBlocks(request):
@@ -228,7 +229,7 @@ class PrefillLink:
                 )
                 self._receiver.accept(piece)
         except grpc.aio.AioRpcError as error:
-            self._break(WorkerLost(f"prefill worker {self.worker_id}: {error.details()}"))
+            self._break(WorkerLost(f"prefill worker {self.peer.worker_id}: {error.details()}"))
         finally:
             await channel.close(None)
 
@@ -257,11 +258,18 @@ class PrefillLink:
             return
         self.is_broken = True
         self._outbox.close()
+        self._closing = asyncio.create_task(self._hang_up())
         if self._sessions:
-            log.warning("link broke", peer=self.worker_id, reason=error.message)
+            log.warning("link broke", peer=self.peer.worker_id, reason=error.message)
         for session in self._sessions.values():
             self._receiver.close(session.session_id)
             session.fail(error)
+
+    async def _hang_up(self) -> None:
+        """Ends both streams; what reads them ends with them."""
+        for task in self._tasks:
+            task.cancel()
+        await self._channel.close(None)
 
 
 def _landed(session: RemoteSession, count: int) -> None:

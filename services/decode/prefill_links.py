@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from baton import convert
 from baton.engine.engine import Engine
-from baton.rpc import logs
+from baton.errors import BatonError
 from baton.rpc.channels import TlsFiles
 from baton.v1 import prefill_pb2 as pb
 from baton.worker.boot import Worker
 from baton.worker.host import EngineHost
 from services.decode.prefill_link import PrefillLink, PrefillPeer, RemoteSession
 
-log = logs.get_logger(__name__)
-
-GIVE_UP_S = 600.0
-"""A live writer that is silent for so long keeps its blocks until it dies; we say so again."""
+RECONNECT_S = 2.0
+"""How often a writer that we lost sight of is greeted, so that it says that its bytes are quiet."""
 
 
 class PrefillLinks:
@@ -28,6 +27,8 @@ class PrefillLinks:
         self._tls = tls
         self._links: dict[PrefillPeer, asyncio.Task[PrefillLink]] = {}
         self._waits: set[asyncio.Task[None]] = set()
+        self._quarantined: set[PrefillLink] = set()
+        """Broken links whose writers may still write."""
 
     async def start(self) -> None:
         """Nothing to do: links are made when they are first asked for."""
@@ -44,6 +45,8 @@ class PrefillLinks:
         """A connected link. Raises `BatonError` where there is none to be had."""
         task = self._links.get(peer)
         if task is None or (task.done() and not _is_usable(task)):
+            # Workers come and go: the links of those that are gone are forgotten here.
+            self._links = {p: t for p, t in self._links.items() if not t.done() or _is_usable(t)}
             task = asyncio.create_task(self._connect(peer))
             self._links[peer] = task
         # Shielded: one request's cancellation must not take the link from the others.
@@ -58,19 +61,21 @@ class PrefillLinks:
         task.add_done_callback(self._waits.discard)
 
     async def _connect(self, peer: PrefillPeer) -> PrefillLink:
-        stale = [known for known in self._links if known.worker_id == peer.worker_id]
-        for known in stale:
-            if known != peer and self._links[known].done():
-                del self._links[known]
         link = PrefillLink(peer, self._hello, self._host.engine.arena, self._tls)
         await link.connect()
+        for lost in self._quarantined:
+            lost.has_successor |= lost.lock_name == link.lock_name
         return link
 
     async def _release_when_quiet(
         self, link: PrefillLink, session: RemoteSession, sequence_id: str
     ) -> None:
-        while not await link.quiet(session, GIVE_UP_S):
-            log.error("blocks still quarantined", peer=link.worker_id, sequence_id=sequence_id)
+        self._quarantined.add(link)
+        while not await link.quiet(session, RECONNECT_S):
+            if link.is_broken:
+                with suppress(BatonError):
+                    await self.get(link.peer)
+        self._quarantined.discard(link)
         self._host.post(Engine.release, sequence_id)
 
 

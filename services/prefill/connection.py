@@ -34,6 +34,7 @@ class Connection:
     ) -> None:
         self.connection_id = hello.connection_id
         self.peer_id = hello.worker_id
+        self.peer_epoch = hello.epoch
         self.pusher = pusher
         self._verify = hello.verify
         self._host = host

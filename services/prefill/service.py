@@ -49,6 +49,7 @@ class PrefillService(prefill_pb2_grpc.PrefillServiceServicer):
         """Carries all sessions of one decode worker."""
         frames = aiter(request_iterator)
         hello = await self._read_hello(frames)
+        await self._end_earlier(hello)
         connection = self._connect(hello)
         reader = asyncio.create_task(_read(frames, connection))
         try:
@@ -106,6 +107,15 @@ class PrefillService(prefill_pb2_grpc.PrefillServiceServicer):
                 field="hello.layout",
             )
         return hello
+
+    async def _end_earlier(self, hello: pb.PrefillHello) -> None:
+        """Ends what is left of a connection that its decode worker has lost.
+
+        The reply to a hello thereby says that no byte of earlier sessions is written any more.
+        """
+        for connection in list(self._connections.values()):
+            if (connection.peer_id, connection.peer_epoch) == (hello.worker_id, hello.epoch):
+                await connection.shut()
 
     def _connect(self, hello: pb.PrefillHello) -> Connection:
         arena = self._host.engine.arena

@@ -8,6 +8,7 @@ import oracle
 import pytest
 from broken_prefill import FAULTS, BrokenPrefill
 from decode_client import DecodeClient, make_prompt, until_free, worker_facts
+from tcp_proxy import TcpProxy
 
 from baton.v1 import types_pb2
 
@@ -59,6 +60,29 @@ async def test_hung_prefill_is_given_up_and_its_late_bytes_harm_nobody(start, mo
         assert answers == oracle.greedy(model, prompts, 24)
         await until_free(decode.address, 5.0)
         assert (await client.ask(make_prompt(300, seed=50))).end.timings.prefill_mode == REMOTE
+
+
+@pytest.mark.parametrize("transport", ["shm", "grpc"])
+async def test_lost_connection_between_live_workers_costs_no_answer_and_no_block(
+    start, model, transport
+):
+    decode = start("decode", "--transports", transport)
+    prefill = start("prefill", "--max-batch-tokens", "1")
+    prompt = make_prompt(600, seed=42)
+
+    async with (
+        TcpProxy(prefill.address) as wire,
+        DecodeClient(decode.address, wire.address) as client,
+    ):
+        [answer] = client.submit(prompt)
+        await until_some_landed(prefill.address)
+        wire.cut()
+        await answer.ended()
+
+        assert answer.token_ids == oracle.greedy(model, [prompt], 24)[0]
+        assert answer.end.timings.prefill_mode == FALLBACK
+        await until_free(decode.address, 10.0)
+        await until_free(prefill.address, 10.0)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
