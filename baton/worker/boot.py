@@ -34,6 +34,9 @@ from baton.worker.settings import WorkerSettings
 
 log = logs.get_logger(__name__)
 
+CPU_KV_BYTES = 256 << 20
+"""A host's memory belongs to others too: more only on request."""
+
 
 @dataclass(frozen=True, slots=True)
 class Worker:
@@ -52,7 +55,7 @@ async def boot(process: Process, settings: WorkerSettings, role: Role) -> Worker
     device = _pick_device(settings.device)
     model = await asyncio.to_thread(_load, settings, device)
     layout = _make_layout(model, settings)
-    config = _make_config(model, layout, settings)
+    config = _make_config(model, layout, settings, device)
     segment = _make_segment(layout, config, device, settings)
     if segment is not None:
         process.on_stop(segment.remove)
@@ -144,17 +147,20 @@ def _make_layout(model: LoadedModel, settings: WorkerSettings) -> KvLayout:
     return KvLayout(settings.block_size, *shape, dtype, namespace)
 
 
-def _make_config(model: LoadedModel, layout: KvLayout, settings: WorkerSettings) -> EngineConfig:
+def _make_config(
+    model: LoadedModel, layout: KvLayout, settings: WorkerSettings, device: str
+) -> EngineConfig:
     context_len = settings.context_len or model.config.context_len
     if context_len > model.config.context_len:
         raise ModelError(
             f"--context-len is {context_len}, the model's limit is {model.config.context_len}"
         )
-    num_blocks = settings.num_blocks or int(_kv_bytes(settings)) // layout.block_bytes
+    kv_bytes = _kv_bytes(settings, device)
+    num_blocks = settings.num_blocks or kv_bytes // layout.block_bytes
     if num_blocks < 2:
         raise ModelError(
-            f"--kv-bytes {settings.kv_bytes} hold {num_blocks} blocks of {layout.block_bytes} "
-            "bytes, at least 2 are needed"
+            f"{kv_bytes} bytes for blocks hold {num_blocks} of {layout.block_bytes} bytes each, at "
+            "least 2 are needed; give more with --kv-bytes"
         )
     return EngineConfig(
         num_blocks=num_blocks,
@@ -165,9 +171,11 @@ def _make_config(model: LoadedModel, layout: KvLayout, settings: WorkerSettings)
     )
 
 
-def _kv_bytes(settings: WorkerSettings) -> int:
-    if settings.kv_bytes or not torch.cuda.is_available():
+def _kv_bytes(settings: WorkerSettings, device: str) -> int:
+    if settings.kv_bytes:
         return int(settings.kv_bytes)
+    if device == "cpu":
+        return CPU_KV_BYTES
     # A tenth stays free for activations and the allocator's slack.
     free, total = torch.cuda.mem_get_info()
     return max(0, free - total // 10)

@@ -74,7 +74,8 @@ class Offloader:
     async def _offer(self, keys: list[BlockKey]) -> None:
         missing = await self._client.find_missing(keys)
         if not missing:
-            _offered.labels("present").inc(len(keys))
+            # They are held, or nobody answers: the client has counted and logged that.
+            _offered.labels("not wanted").inc(len(keys))
             return
         pinned = await self._host.call(Engine.pin, missing)
         try:

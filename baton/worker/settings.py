@@ -26,8 +26,8 @@ class WorkerSettings(ServiceSettings):
     """Threads for arithmetic on the CPU; 0: as many as there are cores."""
     block_size: Annotated[int, Field(ge=16, le=64)] = 16
     """Tokens in a block."""
-    kv_bytes: ByteSize = ByteSize(256 << 20)
-    """Memory for blocks, such as 4GiB; on a GPU 0 means: most of what the weights leave free."""
+    kv_bytes: ByteSize = ByteSize(0)
+    """Memory for blocks, such as 4GiB; 0: 256MiB on a CPU, most of what is left free on a GPU."""
     num_blocks: Annotated[int, Field(ge=0)] = 0
     """Blocks in the arena; 0: as many as fit into --kv-bytes."""
     context_len: Annotated[int, Field(ge=0)] = 0

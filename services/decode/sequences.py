@@ -43,11 +43,6 @@ class Sample:
     end_error: errors.BatonError | None = None
     """Why we ended it ourselves."""
 
-    @property
-    def key(self) -> tuple[int, int]:
-        """What the gateway calls it on its stream."""
-        return self.handle, self.spec.sample_index
-
 
 class Sequences:
     """Starts, feeds and ends samples. Lives on the event loop."""

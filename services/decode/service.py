@@ -40,9 +40,9 @@ class DecodeService(decode_pb2_grpc.DecodeServiceServicer):
         outbox: Outbox[pb.SequenceDelta] = Outbox()
         self._outboxes.add(outbox)
         log.info("gateway connected", gateway=first.gateway_id)
-        self._take(stream_id, first, outbox)
         reader = asyncio.create_task(self._read(stream_id, frames, outbox))
         try:
+            self._take(stream_id, first, outbox)
             yield pb.DecodeConnectResponse(epoch=self._epoch)
             async for deltas in outbox.batches():
                 yield pb.DecodeConnectResponse(deltas=deltas)
@@ -66,9 +66,13 @@ class DecodeService(decode_pb2_grpc.DecodeServiceServicer):
         frames: AsyncIterator[pb.DecodeConnectRequest],
         outbox: Outbox[pb.SequenceDelta],
     ) -> None:
-        async for frame in frames:
-            self._take(stream_id, frame, outbox)
-        outbox.close()
+        try:
+            async for frame in frames:
+                self._take(stream_id, frame, outbox)
+        except Exception:
+            log.exception("a gateway's frame could not be taken, its stream ends")
+        finally:
+            outbox.close()
 
     def _take(
         self, stream_id: str, frame: pb.DecodeConnectRequest, outbox: Outbox[pb.SequenceDelta]

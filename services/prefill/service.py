@@ -144,7 +144,11 @@ class PrefillService(prefill_pb2_grpc.PrefillServiceServicer):
 
 
 async def _read(frames: AsyncIterator[pb.PrefillConnectRequest], connection: Connection) -> None:
-    """Ends when the decode worker half-closes; the connection then ends too."""
-    async for frame in frames:
-        connection.take(frame)
-    connection.end_frames()
+    """Ends when the decode worker half-closes or sends nonsense; the connection then ends too."""
+    try:
+        async for frame in frames:
+            connection.take(frame)
+    except Exception:
+        log.exception("a decode worker's frame could not be taken, its stream ends")
+    finally:
+        connection.end_frames()

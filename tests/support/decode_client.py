@@ -80,6 +80,7 @@ class DecodeClient:
         self,
         token_ids: list[int],
         sampling: SamplingParams = GREEDY,
+        /,
         *,
         is_remote: bool = True,
         **fields,
@@ -89,9 +90,14 @@ class DecodeClient:
         message = pb.SubmitSequence(
             handle=self._last_handle,
             request_id=f"r{self._last_handle}",
-            token_ids=pack_tokens(token_ids),
             sampling=convert.sampling_to_pb(sampling),
-            **{"prompt_len": len(token_ids), "timeout_ms": 60_000, "sample_count": 1} | fields,
+            **{
+                "token_ids": pack_tokens(token_ids),
+                "prompt_len": len(token_ids),
+                "timeout_ms": 60_000,
+                "sample_count": 1,
+            }
+            | fields,
         )
         if is_remote and self._prefill:
             message.prefill_worker_id, message.prefill_address = "p", self._prefill
@@ -106,6 +112,11 @@ class DecodeClient:
     ) -> Answer:
         """One whole answer."""
         return await self.submit(token_ids, sampling, **fields)[0].ended()
+
+    async def until_closed(self, limit_s: float) -> None:
+        """Waits until the worker has ended the stream."""
+        async with asyncio.timeout(limit_s):
+            await asyncio.wait([self._reader])
 
     def cancel_last(self, sample_index: int | None = None) -> None:
         """Cancels the newest request, or one sample of it."""
