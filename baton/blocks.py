@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import NewType
 
 import xxhash
+
+from baton.tokens import TokenIds
 
 BlockKey = NewType("BlockKey", bytes)
 """16 bytes that name a block's tokens and all tokens before them."""
@@ -95,14 +96,12 @@ def split_keys(joined: bytes) -> list[BlockKey]:
 
 def pack_tokens(token_ids: Sequence[int]) -> bytes:
     """Token ids in their wire form: little-endian uint32."""
-    return array("I", token_ids).tobytes()
+    return TokenIds.of(token_ids).packed
 
 
 def unpack_tokens(packed: bytes) -> list[int]:
     """Token ids from their wire form."""
-    tokens = array("I")
-    tokens.frombytes(packed)
-    return tokens.tolist()
+    return list(TokenIds(packed))
 
 
 def checksum(data: bytes | bytearray | memoryview) -> int:

@@ -8,6 +8,8 @@ from baton import errors
 from baton.blocks import KvLayout
 from baton.request import (
     FinishReason,
+    Guide,
+    GuideKind,
     PrefillMode,
     Role,
     SamplingParams,
@@ -35,6 +37,7 @@ def sampling_to_pb(params: SamplingParams) -> pb.SamplingParams:
         seed=params.seed,
         logprobs_count=params.logprobs_count,
         logit_bias=params.logit_bias,
+        guide=_guide_to_pb(params.guide) if params.guide is not None else None,
     )
 
 
@@ -56,7 +59,17 @@ def sampling_from_pb(message: pb.SamplingParams) -> SamplingParams:
         seed=message.seed,
         logprobs_count=message.logprobs_count if message.HasField("logprobs_count") else None,
         logit_bias=dict(message.logit_bias),
+        guide=guide_from_pb(message.guide) if message.HasField("guide") else None,
     )
+
+
+def _guide_to_pb(guide: Guide) -> pb.Guide:
+    return pb.Guide(kind=cast("pb.GuideKind", guide.kind.value), source=guide.source)
+
+
+def guide_from_pb(message: pb.Guide) -> Guide:
+    """A guide as it came. Raises ValueError for an unknown kind."""
+    return Guide(GuideKind(message.kind), message.source)
 
 
 def logprobs_to_pb(position: TokenLogprobs) -> pb.PositionLogprobs:

@@ -33,6 +33,22 @@ class Role(Enum):
     KVSTORE = 3
 
 
+class GuideKind(Enum):
+    """What language a guide is written in. Values are the wire's numbers."""
+
+    JSON_SCHEMA = 1
+    REGEX = 2
+    LARK = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What an answer must look like: its text, from the first token to the last, matches it."""
+
+    kind: GuideKind
+    source: str
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How tokens are drawn; limits are those of `SamplingParams` in types.proto.
@@ -58,6 +74,7 @@ class SamplingParams:
     seed: int = 0
     logprobs_count: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    guide: Guide | None = None
 
     @property
     def is_greedy(self) -> bool:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from baton.v1 import types_pb2 as baton_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62\x61ton/v1/gateway.proto\x12\x08\x62\x61ton.v1\x1a\x14\x62\x61ton/v1/types.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"5\n\nChatPrompt\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.baton.v1.ChatMessage\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xc6\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12$\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x14.baton.v1.ChatPromptH\x00\x12\'\n\ttoken_ids\x18\x05 \x01(\x0b\x32\x12.baton.v1.TokenIdsH\x00\x12*\n\x08sampling\x18\x06 \x01(\x0b\x32\x18.baton.v1.SamplingParams\x12\x14\n\x0csample_count\x18\x07 \x01(\r\x12\x12\n\ncache_salt\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x12\n\ntimeout_ms\x18\n \x01(\x04\x12\x18\n\x10return_token_ids\x18\x0b \x01(\x08\x12\x11\n\tomit_text\x18\x0c \x01(\x08\x42\x08\n\x06prompt\"o\n\x10GenerateResponse\x12(\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x17.baton.v1.GenerateChunkH\x00\x12(\n\x05\x66inal\x18\x02 \x01(\x0b\x32\x17.baton.v1.GenerateFinalH\x00\x42\x07\n\x05\x65vent\"\xe6\x01\n\rGenerateChunk\x12\x14\n\x0csample_index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.baton.v1.PositionLogprobs\x12-\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x16.baton.v1.FinishReason\x12\x13\n\x0bstop_string\x18\x06 \x01(\t\x12\x1a\n\rstop_token_id\x18\x07 \x01(\rH\x00\x88\x01\x01\x42\x10\n\x0e_stop_token_id\"\xcf\x01\n\rSampleSummary\x12\x14\n\x0csample_index\x18\x01 \x01(\r\x12-\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x16.baton.v1.FinishReason\x12\x1a\n\x12output_token_count\x18\x03 \x01(\r\x12*\n\x07timings\x18\x04 \x01(\x0b\x32\x19.baton.v1.SequenceTimings\x12\x18\n\x10\x64\x65\x63ode_worker_id\x18\x05 \x01(\t\x12\x17\n\x0fmigration_count\x18\x06 \x01(\r\"\x9a\x02\n\rGenerateFinal\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\r\x12\x1a\n\x12output_token_count\x18\x04 \x01(\r\x12\x1a\n\x12\x63\x61\x63hed_token_count\x18\x05 \x01(\r\x12(\n\x07samples\x18\x06 \x03(\x0b\x32\x17.baton.v1.SampleSummary\x12\x0f\n\x07ttft_us\x18\x07 \x01(\x04\x12\x10\n\x08total_us\x18\x08 \x01(\x04\x12\x13\n\x0btokenize_us\x18\t \x01(\x04\x12\x10\n\x08route_us\x18\n \x01(\x04\x12\x0c\n\x04seed\x18\x0b \x01(\x04\x12\x10\n\x08trace_id\x18\x0c \x01(\t\"_\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12$\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x14.baton.v1.ChatPromptH\x00\x42\x07\n\x05input\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"R\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x1b\n\x13keep_special_tokens\x18\x03 \x01(\x08\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.baton.v1.Model\"e\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x63ontext_len\x18\x02 \x01(\r\x12\x1b\n\x13\x64\x65\x63ode_worker_count\x18\x03 \x01(\r\x12\x1c\n\x14prefill_worker_count\x18\x04 \x01(\r2\xaa\x02\n\x0eGatewayService\x12\x43\n\x08Generate\x12\x19.baton.v1.GenerateRequest\x1a\x1a.baton.v1.GenerateResponse0\x01\x12\x41\n\x08Tokenize\x12\x19.baton.v1.TokenizeRequest\x1a\x1a.baton.v1.TokenizeResponse\x12G\n\nDetokenize\x12\x1b.baton.v1.DetokenizeRequest\x1a\x1c.baton.v1.DetokenizeResponse\x12G\n\nListModels\x12\x1b.baton.v1.ListModelsRequest\x1a\x1c.baton.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62\x61ton/v1/gateway.proto\x12\x08\x62\x61ton.v1\x1a\x14\x62\x61ton/v1/types.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"5\n\nChatPrompt\x12\'\n\x08messages\x18\x01 \x03(\x0b\x32\x15.baton.v1.ChatMessage\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x93\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12$\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x14.baton.v1.ChatPromptH\x00\x12\'\n\ttoken_ids\x18\x05 \x01(\x0b\x32\x12.baton.v1.TokenIdsH\x00\x12\x1a\n\x10packed_token_ids\x18\r \x01(\x0cH\x00\x12*\n\x08sampling\x18\x06 \x01(\x0b\x32\x18.baton.v1.SamplingParams\x12\x14\n\x0csample_count\x18\x07 \x01(\r\x12\x12\n\ncache_salt\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x12\n\ntimeout_ms\x18\n \x01(\x04\x12\x18\n\x10return_token_ids\x18\x0b \x01(\x08\x12\x11\n\tomit_text\x18\x0c \x01(\x08\x12\x0e\n\x06tenant\x18\x0e \x01(\t\x12\x1f\n\x03slo\x18\x0f \x01(\x0b\x32\x12.baton.v1.SloHintsB\x08\n\x06prompt\"X\n\x08SloHints\x12\x16\n\x0etarget_ttft_ms\x18\x01 \x01(\r\x12\x15\n\rtarget_itl_ms\x18\x02 \x01(\r\x12\x1d\n\x15\x65xpected_output_count\x18\x03 \x01(\r\"o\n\x10GenerateResponse\x12(\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x17.baton.v1.GenerateChunkH\x00\x12(\n\x05\x66inal\x18\x02 \x01(\x0b\x32\x17.baton.v1.GenerateFinalH\x00\x42\x07\n\x05\x65vent\"\xe6\x01\n\rGenerateChunk\x12\x14\n\x0csample_index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.baton.v1.PositionLogprobs\x12-\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x16.baton.v1.FinishReason\x12\x13\n\x0bstop_string\x18\x06 \x01(\t\x12\x1a\n\rstop_token_id\x18\x07 \x01(\rH\x00\x88\x01\x01\x42\x10\n\x0e_stop_token_id\"\xcf\x01\n\rSampleSummary\x12\x14\n\x0csample_index\x18\x01 \x01(\r\x12-\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x16.baton.v1.FinishReason\x12\x1a\n\x12output_token_count\x18\x03 \x01(\r\x12*\n\x07timings\x18\x04 \x01(\x0b\x32\x19.baton.v1.SequenceTimings\x12\x18\n\x10\x64\x65\x63ode_worker_id\x18\x05 \x01(\t\x12\x17\n\x0fmigration_count\x18\x06 \x01(\r\"\x9a\x02\n\rGenerateFinal\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x1a\n\x12prompt_token_count\x18\x03 \x01(\r\x12\x1a\n\x12output_token_count\x18\x04 \x01(\r\x12\x1a\n\x12\x63\x61\x63hed_token_count\x18\x05 \x01(\r\x12(\n\x07samples\x18\x06 \x03(\x0b\x32\x17.baton.v1.SampleSummary\x12\x0f\n\x07ttft_us\x18\x07 \x01(\x04\x12\x10\n\x08total_us\x18\x08 \x01(\x04\x12\x13\n\x0btokenize_us\x18\t \x01(\x04\x12\x10\n\x08route_us\x18\n \x01(\x04\x12\x0c\n\x04seed\x18\x0b \x01(\x04\x12\x10\n\x08trace_id\x18\x0c \x01(\t\"_\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12$\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x14.baton.v1.ChatPromptH\x00\x42\x07\n\x05input\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"R\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x1b\n\x13keep_special_tokens\x18\x03 \x01(\x08\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.baton.v1.Model\"e\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x63ontext_len\x18\x02 \x01(\r\x12\x1b\n\x13\x64\x65\x63ode_worker_count\x18\x03 \x01(\r\x12\x1c\n\x14prefill_worker_count\x18\x04 \x01(\r2\xaa\x02\n\x0eGatewayService\x12\x43\n\x08Generate\x12\x19.baton.v1.GenerateRequest\x1a\x1a.baton.v1.GenerateResponse0\x01\x12\x41\n\x08Tokenize\x12\x19.baton.v1.TokenizeRequest\x1a\x1a.baton.v1.TokenizeResponse\x12G\n\nDetokenize\x12\x1b.baton.v1.DetokenizeRequest\x1a\x1c.baton.v1.DetokenizeResponse\x12G\n\nListModels\x12\x1b.baton.v1.ListModelsRequest\x1a\x1c.baton.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,29 +39,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENIDS']._serialized_start=159
   _globals['_TOKENIDS']._serialized_end=182
   _globals['_GENERATEREQUEST']._serialized_start=185
-  _globals['_GENERATEREQUEST']._serialized_end=511
-  _globals['_GENERATERESPONSE']._serialized_start=513
-  _globals['_GENERATERESPONSE']._serialized_end=624
-  _globals['_GENERATECHUNK']._serialized_start=627
-  _globals['_GENERATECHUNK']._serialized_end=857
-  _globals['_SAMPLESUMMARY']._serialized_start=860
-  _globals['_SAMPLESUMMARY']._serialized_end=1067
-  _globals['_GENERATEFINAL']._serialized_start=1070
-  _globals['_GENERATEFINAL']._serialized_end=1352
-  _globals['_TOKENIZEREQUEST']._serialized_start=1354
-  _globals['_TOKENIZEREQUEST']._serialized_end=1449
-  _globals['_TOKENIZERESPONSE']._serialized_start=1451
-  _globals['_TOKENIZERESPONSE']._serialized_end=1488
-  _globals['_DETOKENIZEREQUEST']._serialized_start=1490
-  _globals['_DETOKENIZEREQUEST']._serialized_end=1572
-  _globals['_DETOKENIZERESPONSE']._serialized_start=1574
-  _globals['_DETOKENIZERESPONSE']._serialized_end=1608
-  _globals['_LISTMODELSREQUEST']._serialized_start=1610
-  _globals['_LISTMODELSREQUEST']._serialized_end=1629
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1631
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1684
-  _globals['_MODEL']._serialized_start=1686
-  _globals['_MODEL']._serialized_end=1787
-  _globals['_GATEWAYSERVICE']._serialized_start=1790
-  _globals['_GATEWAYSERVICE']._serialized_end=2088
+  _globals['_GENERATEREQUEST']._serialized_end=588
+  _globals['_SLOHINTS']._serialized_start=590
+  _globals['_SLOHINTS']._serialized_end=678
+  _globals['_GENERATERESPONSE']._serialized_start=680
+  _globals['_GENERATERESPONSE']._serialized_end=791
+  _globals['_GENERATECHUNK']._serialized_start=794
+  _globals['_GENERATECHUNK']._serialized_end=1024
+  _globals['_SAMPLESUMMARY']._serialized_start=1027
+  _globals['_SAMPLESUMMARY']._serialized_end=1234
+  _globals['_GENERATEFINAL']._serialized_start=1237
+  _globals['_GENERATEFINAL']._serialized_end=1519
+  _globals['_TOKENIZEREQUEST']._serialized_start=1521
+  _globals['_TOKENIZEREQUEST']._serialized_end=1616
+  _globals['_TOKENIZERESPONSE']._serialized_start=1618
+  _globals['_TOKENIZERESPONSE']._serialized_end=1655
+  _globals['_DETOKENIZEREQUEST']._serialized_start=1657
+  _globals['_DETOKENIZEREQUEST']._serialized_end=1739
+  _globals['_DETOKENIZERESPONSE']._serialized_start=1741
+  _globals['_DETOKENIZERESPONSE']._serialized_end=1775
+  _globals['_LISTMODELSREQUEST']._serialized_start=1777
+  _globals['_LISTMODELSREQUEST']._serialized_end=1796
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1798
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1851
+  _globals['_MODEL']._serialized_start=1853
+  _globals['_MODEL']._serialized_end=1954
+  _globals['_GATEWAYSERVICE']._serialized_start=1957
+  _globals['_GATEWAYSERVICE']._serialized_end=2255
 # @@protoc_insertion_point(module_scope)

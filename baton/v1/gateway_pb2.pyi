@@ -28,12 +28,13 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "model", "text", "chat", "token_ids", "sampling", "sample_count", "cache_salt", "priority", "timeout_ms", "return_token_ids", "omit_text")
+    __slots__ = ("request_id", "model", "text", "chat", "token_ids", "packed_token_ids", "sampling", "sample_count", "cache_salt", "priority", "timeout_ms", "return_token_ids", "omit_text", "tenant", "slo")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    PACKED_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_COUNT_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
@@ -41,11 +42,14 @@ class GenerateRequest(_message.Message):
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     RETURN_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     OMIT_TEXT_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    SLO_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     text: str
     chat: ChatPrompt
     token_ids: TokenIds
+    packed_token_ids: bytes
     sampling: _types_pb2.SamplingParams
     sample_count: int
     cache_salt: str
@@ -53,7 +57,19 @@ class GenerateRequest(_message.Message):
     timeout_ms: int
     return_token_ids: bool
     omit_text: bool
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., sampling: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., sample_count: _Optional[int] = ..., cache_salt: _Optional[str] = ..., priority: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., return_token_ids: bool = ..., omit_text: bool = ...) -> None: ...
+    tenant: str
+    slo: SloHints
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., text: _Optional[str] = ..., chat: _Optional[_Union[ChatPrompt, _Mapping]] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., packed_token_ids: _Optional[bytes] = ..., sampling: _Optional[_Union[_types_pb2.SamplingParams, _Mapping]] = ..., sample_count: _Optional[int] = ..., cache_salt: _Optional[str] = ..., priority: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., return_token_ids: bool = ..., omit_text: bool = ..., tenant: _Optional[str] = ..., slo: _Optional[_Union[SloHints, _Mapping]] = ...) -> None: ...
+
+class SloHints(_message.Message):
+    __slots__ = ("target_ttft_ms", "target_itl_ms", "expected_output_count")
+    TARGET_TTFT_MS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_ITL_MS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_OUTPUT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    target_ttft_ms: int
+    target_itl_ms: int
+    expected_output_count: int
+    def __init__(self, target_ttft_ms: _Optional[int] = ..., target_itl_ms: _Optional[int] = ..., expected_output_count: _Optional[int] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("chunk", "final")

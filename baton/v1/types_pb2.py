@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62\x61ton/v1/types.proto\x12\x08\x62\x61ton.v1\"\xa6\x04\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x06 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x02\x12\x12\n\nmax_tokens\x18\x08 \x01(\r\x12\x12\n\nmin_tokens\x18\t \x01(\r\x12\x16\n\x0estop_token_ids\x18\n \x03(\r\x12\x14\n\x0cstop_strings\x18\x0b \x03(\t\x12\x12\n\nignore_eos\x18\x0c \x01(\x08\x12\x11\n\x04seed\x18\r \x01(\x04H\x05\x88\x01\x01\x12\x1b\n\x0elogprobs_count\x18\x0e \x01(\rH\x06\x88\x01\x01\x12;\n\nlogit_bias\x18\x0f \x03(\x0b\x32\'.baton.v1.SamplingParams.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x11\n\x0f_logprobs_count\"?\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\"_\n\x10PositionLogprobs\x12&\n\x06\x63hosen\x18\x01 \x01(\x0b\x32\x16.baton.v1.TokenLogprob\x12#\n\x03top\x18\x02 \x03(\x0b\x32\x16.baton.v1.TokenLogprob\"E\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\"\xc7\x02\n\x0fSequenceTimings\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x12\n\nprefill_us\x18\x02 \x01(\x04\x12\x12\n\nhandoff_us\x18\x03 \x01(\x04\x12\x11\n\tdecode_us\x18\x04 \x01(\x04\x12\x1a\n\x12\x63\x61\x63hed_token_count\x18\x05 \x01(\r\x12\x1b\n\x13\x66\x65tched_token_count\x18\x06 \x01(\r\x12\"\n\x1aprefill_cached_token_count\x18\x07 \x01(\r\x12+\n\x0cprefill_mode\x18\x08 \x01(\x0e\x32\x15.baton.v1.PrefillMode\x12\x19\n\x11prefill_worker_id\x18\t \x01(\t\x12\x15\n\rhandoff_bytes\x18\n \x01(\x04\x12\x18\n\x10preemption_count\x18\x0b \x01(\r\x12\x11\n\ttransport\x18\x0c \x01(\t\"\x8f\x01\n\x08KvLayout\x12\x12\n\nblock_size\x18\x01 \x01(\r\x12\x13\n\x0blayer_count\x18\x02 \x01(\r\x12\x15\n\rkv_head_count\x18\x03 \x01(\r\x12\x10\n\x08head_dim\x18\x04 \x01(\r\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\r\x12\x11\n\tnamespace\x18\x07 \x01(\t*\x95\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04*w\n\x0bPrefillMode\x12\x1c\n\x18PREFILL_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12PREFILL_MODE_LOCAL\x10\x01\x12\x17\n\x13PREFILL_MODE_REMOTE\x10\x02\x12\x19\n\x15PREFILL_MODE_FALLBACK\x10\x03*s\n\nWorkerRole\x12\x1b\n\x17WORKER_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKER_ROLE_PREFILL\x10\x01\x12\x16\n\x12WORKER_ROLE_DECODE\x10\x02\x12\x17\n\x13WORKER_ROLE_KVSTORE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62\x61ton/v1/types.proto\x12\x08\x62\x61ton.v1\":\n\x05Guide\x12!\n\x04kind\x18\x01 \x01(\x0e\x32\x13.baton.v1.GuideKind\x12\x0e\n\x06source\x18\x02 \x01(\t\"\xc6\x04\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x18\n\x10presence_penalty\x18\x06 \x01(\x02\x12\x19\n\x11\x66requency_penalty\x18\x07 \x01(\x02\x12\x12\n\nmax_tokens\x18\x08 \x01(\r\x12\x12\n\nmin_tokens\x18\t \x01(\r\x12\x16\n\x0estop_token_ids\x18\n \x03(\r\x12\x14\n\x0cstop_strings\x18\x0b \x03(\t\x12\x12\n\nignore_eos\x18\x0c \x01(\x08\x12\x11\n\x04seed\x18\r \x01(\x04H\x05\x88\x01\x01\x12\x1b\n\x0elogprobs_count\x18\x0e \x01(\rH\x06\x88\x01\x01\x12;\n\nlogit_bias\x18\x0f \x03(\x0b\x32\'.baton.v1.SamplingParams.LogitBiasEntry\x12\x1e\n\x05guide\x18\x10 \x01(\x0b\x32\x0f.baton.v1.Guide\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x11\n\x0f_logprobs_count\"?\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04text\x18\x03 \x01(\t\"_\n\x10PositionLogprobs\x12&\n\x06\x63hosen\x18\x01 \x01(\x0b\x32\x16.baton.v1.TokenLogprob\x12#\n\x03top\x18\x02 \x03(\x0b\x32\x16.baton.v1.TokenLogprob\"E\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\"\xc7\x02\n\x0fSequenceTimings\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x12\n\nprefill_us\x18\x02 \x01(\x04\x12\x12\n\nhandoff_us\x18\x03 \x01(\x04\x12\x11\n\tdecode_us\x18\x04 \x01(\x04\x12\x1a\n\x12\x63\x61\x63hed_token_count\x18\x05 \x01(\r\x12\x1b\n\x13\x66\x65tched_token_count\x18\x06 \x01(\r\x12\"\n\x1aprefill_cached_token_count\x18\x07 \x01(\r\x12+\n\x0cprefill_mode\x18\x08 \x01(\x0e\x32\x15.baton.v1.PrefillMode\x12\x19\n\x11prefill_worker_id\x18\t \x01(\t\x12\x15\n\rhandoff_bytes\x18\n \x01(\x04\x12\x18\n\x10preemption_count\x18\x0b \x01(\r\x12\x11\n\ttransport\x18\x0c \x01(\t\"\x8f\x01\n\x08KvLayout\x12\x12\n\nblock_size\x18\x01 \x01(\r\x12\x13\n\x0blayer_count\x18\x02 \x01(\r\x12\x15\n\rkv_head_count\x18\x03 \x01(\r\x12\x10\n\x08head_dim\x18\x04 \x01(\r\x12\r\n\x05\x64type\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\r\x12\x11\n\tnamespace\x18\x07 \x01(\t*\x95\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04*w\n\x0bPrefillMode\x12\x1c\n\x18PREFILL_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12PREFILL_MODE_LOCAL\x10\x01\x12\x17\n\x13PREFILL_MODE_REMOTE\x10\x02\x12\x19\n\x15PREFILL_MODE_FALLBACK\x10\x03*s\n\nWorkerRole\x12\x1b\n\x17WORKER_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKER_ROLE_PREFILL\x10\x01\x12\x16\n\x12WORKER_ROLE_DECODE\x10\x02\x12\x17\n\x13WORKER_ROLE_KVSTORE\x10\x03*n\n\tGuideKind\x12\x1a\n\x16GUIDE_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16GUIDE_KIND_JSON_SCHEMA\x10\x01\x12\x14\n\x10GUIDE_KIND_REGEX\x10\x02\x12\x13\n\x0fGUIDE_KIND_LARK\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,24 +33,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=1297
-  _globals['_FINISHREASON']._serialized_end=1446
-  _globals['_PREFILLMODE']._serialized_start=1448
-  _globals['_PREFILLMODE']._serialized_end=1567
-  _globals['_WORKERROLE']._serialized_start=1569
-  _globals['_WORKERROLE']._serialized_end=1684
-  _globals['_SAMPLINGPARAMS']._serialized_start=35
-  _globals['_SAMPLINGPARAMS']._serialized_end=585
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=440
-  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=488
-  _globals['_TOKENLOGPROB']._serialized_start=587
-  _globals['_TOKENLOGPROB']._serialized_end=650
-  _globals['_POSITIONLOGPROBS']._serialized_start=652
-  _globals['_POSITIONLOGPROBS']._serialized_end=747
-  _globals['_ERROR']._serialized_start=749
-  _globals['_ERROR']._serialized_end=818
-  _globals['_SEQUENCETIMINGS']._serialized_start=821
-  _globals['_SEQUENCETIMINGS']._serialized_end=1148
-  _globals['_KVLAYOUT']._serialized_start=1151
-  _globals['_KVLAYOUT']._serialized_end=1294
+  _globals['_FINISHREASON']._serialized_start=1389
+  _globals['_FINISHREASON']._serialized_end=1538
+  _globals['_PREFILLMODE']._serialized_start=1540
+  _globals['_PREFILLMODE']._serialized_end=1659
+  _globals['_WORKERROLE']._serialized_start=1661
+  _globals['_WORKERROLE']._serialized_end=1776
+  _globals['_GUIDEKIND']._serialized_start=1778
+  _globals['_GUIDEKIND']._serialized_end=1888
+  _globals['_GUIDE']._serialized_start=34
+  _globals['_GUIDE']._serialized_end=92
+  _globals['_SAMPLINGPARAMS']._serialized_start=95
+  _globals['_SAMPLINGPARAMS']._serialized_end=677
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_start=532
+  _globals['_SAMPLINGPARAMS_LOGITBIASENTRY']._serialized_end=580
+  _globals['_TOKENLOGPROB']._serialized_start=679
+  _globals['_TOKENLOGPROB']._serialized_end=742
+  _globals['_POSITIONLOGPROBS']._serialized_start=744
+  _globals['_POSITIONLOGPROBS']._serialized_end=839
+  _globals['_ERROR']._serialized_start=841
+  _globals['_ERROR']._serialized_end=910
+  _globals['_SEQUENCETIMINGS']._serialized_start=913
+  _globals['_SEQUENCETIMINGS']._serialized_end=1240
+  _globals['_KVLAYOUT']._serialized_start=1243
+  _globals['_KVLAYOUT']._serialized_end=1386
 # @@protoc_insertion_point(module_scope)

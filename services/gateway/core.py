@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from baton.errors import BatonError, EngineFailed, NoWorker, Overloaded
 from baton.rpc import logs
 from baton.text import ModelText
+from baton.tokens import TokenIds
 from services.gateway import metrics, report
 from services.gateway.fleet import Fleet
 from services.gateway.models import Models
@@ -84,10 +85,10 @@ class Core:
 
     async def encode(
         self, text: ModelText, prompt: str, add_special_tokens: bool = True
-    ) -> tuple[int, ...]:
+    ) -> TokenIds:
         """Tokenises in a thread."""
         loop = asyncio.get_running_loop()
-        return tuple(
+        return TokenIds.of(
             await loop.run_in_executor(self._threads, text.encode, prompt, add_special_tokens)
         )
 

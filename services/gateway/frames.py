@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass
 
 from baton import convert
-from baton.blocks import pack_tokens
 from baton.errors import BatonError
 from baton.request import FinishReason, SequenceTimings, TokenLogprobs
 from baton.rpc.channels import MAX_MESSAGE_BYTES
+from baton.tokens import TokenIds
 from baton.v1 import decode_pb2 as pb
 from services.gateway.types import GenerateCommand
 
@@ -25,7 +25,7 @@ class Submission:
     """What a decode worker is asked to do: a whole request, or one sample of a migrated one."""
 
     command: GenerateCommand
-    token_ids: tuple[int, ...]
+    token_ids: TokenIds
     """The prompt, then what was emitted before a migration."""
     sample_index: int
     sample_count: int
@@ -103,7 +103,7 @@ def submit_to_pb(handle: int, submission: Submission) -> pb.SubmitSequence:
         handle=handle,
         request_id=command.request_id,
         traceparent=submission.traceparent,
-        token_ids=pack_tokens(submission.token_ids),
+        token_ids=submission.token_ids.packed,
         prompt_len=len(command.token_ids),
         sampling=convert.sampling_to_pb(command.sampling),
         sample_index=submission.sample_index,

@@ -15,6 +15,7 @@ from baton.errors import DeadlineExceeded, InvalidRequest
 from baton.request import TokenLogprobs
 from baton.rpc.handlers import Context
 from baton.text import ModelText
+from baton.tokens import TokenIds
 from baton.v1 import gateway_pb2 as pb
 from baton.v1 import gateway_pb2_grpc as stubs
 from baton.v1 import types_pb2
@@ -164,7 +165,7 @@ def _fields(request: pb.GenerateRequest, request_id: str, context: Context) -> G
         model=request.model,
         text=request.text if prompt == "text" else None,
         messages=_messages(request.chat) if prompt == "chat" else None,
-        token_ids=tuple(request.token_ids.ids) if prompt == "token_ids" else None,
+        token_ids=_token_ids(request),
         temperature=sampling.temperature if given("temperature") else None,
         top_p=sampling.top_p if given("top_p") else None,
         top_k=sampling.top_k if given("top_k") else None,
@@ -187,6 +188,21 @@ def _fields(request: pb.GenerateRequest, request_id: str, context: Context) -> G
         want_text=not request.omit_text,
         traceparent=_traceparent(context),
     )
+
+
+def _token_ids(request: pb.GenerateRequest) -> TokenIds | None:
+    match request.WhichOneof("prompt"):
+        case "token_ids":
+            return TokenIds.of(request.token_ids.ids)
+        case "packed_token_ids":
+            packed: bytes = request.packed_token_ids
+            if len(packed) % 4:
+                raise InvalidRequest(
+                    f"packed_token_ids has {len(packed):,} bytes; token ids take 4 each.",
+                    field="packed_token_ids",
+                )
+            return TokenIds(packed)
+    return None
 
 
 def _timeout_s(request: pb.GenerateRequest, context: Context) -> float:

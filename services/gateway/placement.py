@@ -16,6 +16,7 @@ from baton.registry.bookings import BookingBoard
 from baton.registry.records import WorkerRecord
 from baton.registry.views import view_workers
 from baton.rpc.telemetry import Span
+from baton.tokens import TokenIds
 from services.gateway.attempts import Attempt
 from services.gateway.fleet import DecodeWorker, Fleet
 from services.gateway.frames import Submission
@@ -34,7 +35,7 @@ class _Cargo:
 
     request: Request
     samples: Sequence[Sample]
-    token_ids: tuple[int, ...]
+    token_ids: TokenIds
     avoid: str
     """A decode worker to pass over as long as there is another."""
 
@@ -57,7 +58,7 @@ class Placer:
         Returns without submitting if the request ends meanwhile.
         """
         started = time.monotonic()
-        token_ids = (*request.command.token_ids, *samples[0].token_ids)
+        token_ids = request.command.token_ids.followed_by(samples[0].token_ids)
         cargo = _Cargo(request, samples, token_ids, avoid)
         with request.trace.route() as span:
             await self._place(cargo, started + self._worker_wait_s, span)

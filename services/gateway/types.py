@@ -8,6 +8,7 @@ from typing import Protocol
 
 from baton.request import FinishReason, SamplingParams, SequenceTimings, TokenLogprobs
 from baton.text import ModelText
+from baton.tokens import TokenIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +24,30 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class SloHints:
+    """What a client hopes for, and what it knows of its own request; 0 where it said nothing."""
+
+    target_ttft_ms: int = 0
+    target_itl_ms: int = 0
+    expected_output_count: int = 0
+
+
+NO_HINTS = SloHints()
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateCommand:
     """A checked request: tokenised, in range, fully resolved."""
 
     request_id: str
     model: str
-    token_ids: tuple[int, ...]
+    token_ids: TokenIds
     sampling: SamplingParams
     sample_count: int = 1
     cache_salt: str = ""
+    """The tenant is part of it: tenants share no cached block."""
+    tenant: str = ""
+    slo: SloHints = NO_HINTS
     priority: int = 0
     timeout_s: float = 600.0
     want_text: bool = True
@@ -97,7 +113,7 @@ class Gateway(Protocol):
 
     async def encode(
         self, text: ModelText, prompt: str, add_special_tokens: bool = True
-    ) -> tuple[int, ...]:
+    ) -> TokenIds:
         """Tokenises off the event loop; a rendered chat carries its special tokens already."""
 
     def generate(self, command: GenerateCommand) -> AsyncGenerator[Chunk | Final, None]:

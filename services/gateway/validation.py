@@ -10,9 +10,10 @@ from types import MappingProxyType
 from typing import Any
 
 from baton.errors import InvalidRequest
-from baton.request import SamplingParams
+from baton.request import Guide, SamplingParams
 from baton.text import ModelText
-from services.gateway.types import Gateway, GenerateCommand
+from baton.tokens import TokenIds
+from services.gateway.types import NO_HINTS, Gateway, GenerateCommand, SloHints
 
 MAX_SAMPLES = 128
 MAX_STOP_STRINGS = 16
@@ -59,9 +60,16 @@ class GenerateFields:
     seed: int | None = None
     logprobs_count: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    guide: Guide | None = None
+    tools: Sequence[Mapping[str, Any]] = ()
+    """For the chat template to show, as OpenAI's `tools`."""
+    template_arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """What else the chat template is given, such as `enable_thinking`."""
     sample_count: int = 0
     """0: one."""
     cache_salt: str = ""
+    tenant: str = ""
+    slo: SloHints = NO_HINTS
     priority: int = 0
     timeout_s: float = 0.0
     """0: the gateway's limit."""
@@ -190,12 +198,12 @@ def _check_sampling(fields: GenerateFields, refusal: _Refusal) -> None:
 
 async def _prompt(
     gateway: Gateway, text: ModelText, fields: GenerateFields, refusal: _Refusal
-) -> tuple[tuple[int, ...], int]:
+) -> tuple[TokenIds, int]:
     """The prompt's token ids, and how many microseconds they took to make."""
     if fields.token_ids is not None:
         if not fields.token_ids:
             raise refusal.of("token_ids", "is empty; at least one token is needed")
-        return tuple(fields.token_ids), 0
+        return _packed(fields.token_ids, text.vocab_size, refusal), 0
     started = time.perf_counter()
     if fields.messages is not None:
         if not fields.messages:
@@ -212,10 +220,18 @@ async def _prompt(
     return token_ids, int((time.perf_counter() - started) * 1e6)
 
 
+def _packed(token_ids: Sequence[int], vocab_size: int, refusal: _Refusal) -> TokenIds:
+    try:
+        return TokenIds.of(token_ids)
+    except OverflowError:
+        refusal.unless_tokens("token_ids", token_ids, vocab_size)
+        raise
+
+
 def _check_tokens(
-    fields: GenerateFields, token_ids: Sequence[int], vocab_size: int, refusal: _Refusal
+    fields: GenerateFields, token_ids: TokenIds, vocab_size: int, refusal: _Refusal
 ) -> None:
-    if min(token_ids) < 0 or max(token_ids) >= vocab_size:
+    if token_ids.highest >= vocab_size:
         name = "token_ids" if fields.token_ids is not None else "text"
         refusal.unless_tokens(name, token_ids, vocab_size)
     refusal.unless_tokens("stop_token_ids", fields.stop_token_ids, vocab_size)
@@ -267,6 +283,7 @@ def _sampling(fields: GenerateFields, text: ModelText, max_tokens: int) -> Sampl
         seed=secrets.randbits(DRAWN_SEED_BITS) if fields.seed is None else fields.seed,
         logprobs_count=fields.logprobs_count,
         logit_bias=MappingProxyType(dict(fields.logit_bias)),
+        guide=fields.guide,
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from baton.errors import BatonError, EngineFailed, InvalidRequest, WorkerLost
 from baton.request import FinishReason, SamplingParams
+from baton.tokens import TokenIds
 from services.gateway import frames, links
 from services.gateway.frames import Delta, Submission
 from services.gateway.links import DecodeLink, LinkEnd
@@ -39,7 +40,7 @@ class Broken(Listener):
 
 
 def submission(num_tokens: int = 3) -> Submission:
-    command = GenerateCommand("request-1", "toy", tuple(range(num_tokens)), SamplingParams())
+    command = GenerateCommand("request-1", "toy", TokenIds.of(range(num_tokens)), SamplingParams())
     return Submission(command, command.token_ids, 0, 1, deadline=time.monotonic() + 60)
 
 

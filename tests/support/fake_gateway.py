@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from baton.errors import BatonError, NoWorker, UnknownModel
 from baton.request import FinishReason, SequenceTimings, TokenLogprobs
 from baton.text import IncrementalDetokenizer, ModelText, StopStrings
+from baton.tokens import TokenIds
 from services.gateway.types import Chunk, Final, GenerateCommand, ModelInfo, SampleSummary
 
 ANSWER = "The baton is passed 😀 on."
@@ -55,8 +56,8 @@ class FakeGateway:
 
     async def encode(
         self, text: ModelText, prompt: str, add_special_tokens: bool = True
-    ) -> tuple[int, ...]:
-        return tuple(await asyncio.to_thread(text.encode, prompt, add_special_tokens))
+    ) -> TokenIds:
+        return TokenIds.of(await asyncio.to_thread(text.encode, prompt, add_special_tokens))
 
     async def generate(self, command: GenerateCommand) -> AsyncGenerator[Chunk | Final, None]:
         self.commands.append(command)

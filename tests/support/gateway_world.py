@@ -16,6 +16,7 @@ from baton.registry.bookings import BookingBoard
 from baton.registry.records import LoadRecord, WorkerRecord
 from baton.request import Role, SamplingParams
 from baton.text import ModelText, load_text
+from baton.tokens import TokenIds
 from services.gateway.core import Core, Limits
 from services.gateway.fleet import Fleet, OnWorker
 from services.gateway.models import Models
@@ -164,7 +165,7 @@ class World:
         command = GenerateCommand(
             request_id="request-1",
             model=MODEL,
-            token_ids=tuple(self.ids(prompt)),
+            token_ids=TokenIds.of(self.ids(prompt)),
             sampling=replace(SamplingParams(max_tokens=40, temperature=0.0), **sampling),
         )
         return replace(command, **others)
