@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import grpc
 
 from baton.blocks import KvLayout, checksum
-from baton.engine.arena import Arena
+from baton.engine.tensor_arena import TensorArena
 from baton.rpc.channels import SERVER_OPTIONS, open_channel
 from baton.transfer.push import Piece, ShmPusher, StreamPusher
 from baton.transfer.receive import BlockReceiver
@@ -77,7 +77,7 @@ class _Source:
 
     def __init__(self, layout: KvLayout, num_blocks: int) -> None:
         self._layout = layout
-        self._arena = Arena(layout, num_blocks)
+        self._arena = TensorArena(layout, num_blocks)
         self._loop = _LoopThread()
         self._num_bytes = num_blocks * layout.block_bytes
         # Private memory of its own for the plain copy, with every page in place.
@@ -134,7 +134,7 @@ class _Target:
 
     def __init__(self, layout: KvLayout, num_blocks: int) -> None:
         self.segment = SharedSegment.create(num_blocks * layout.block_bytes)
-        self._arena = Arena(layout, num_blocks, buffer=self.segment.buffer)
+        self._arena = TensorArena(layout, num_blocks, buffer=self.segment.buffer)
         self._receiver = BlockReceiver(self._arena, layout.block_bytes)
         self._loop = _LoopThread()
         self._landed = threading.Event()

@@ -11,9 +11,10 @@ import torch
 import kernels
 from baton.blocks import KvLayout
 from baton.cli.topology import DEMO_MODEL
-from baton.engine.arena import Arena
 from baton.engine.engine import Engine
 from baton.engine.model.weights import load_model
+from baton.engine.runner import ModelRunner
+from baton.engine.tensor_arena import TensorArena
 from baton.engine.types import EngineConfig, SequenceSpec
 from baton.request import SamplingParams
 from bench.child import answer_all
@@ -45,7 +46,8 @@ def _make_engine() -> Engine:
     config = EngineConfig(_NUM_BLOCKS, context_len=model.config.context_len)
     shape = (model.config.num_layers, model.config.num_kv_heads, model.config.head_dim)
     layout = KvLayout(config.block_size, *shape, "float32", "bench")
-    return Engine(model, config, Arena(layout, _NUM_BLOCKS))
+    arena = TensorArena(layout, _NUM_BLOCKS)
+    return Engine(ModelRunner(model, arena), config, arena)
 
 
 def _run_one(engine: Engine, name: str, prompt: Sequence[int], max_tokens: int) -> float:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from baton.cli.topology import DEMO_MODEL, GRPC_PORT, HTTP_PORT, ClusterOptions
+from baton.cli.topology import DEMO_MODEL, GRPC_PORT, HTTP_PORT, STEP_TIMES, ClusterOptions
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +28,14 @@ class Device(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
+
+
+class EngineKind(StrEnum):
+    """What workers run."""
+
+    MODEL = "model"
+    ECHO = "echo"
+    EMULATED = "emulated"
 
 
 class LogFormat(StrEnum):
@@ -51,6 +59,16 @@ Model = Annotated[
     Path, typer.Option(help="Hugging Face model folder.", show_default="the demo model")
 ]
 DeviceFlag = Annotated[Device, typer.Option(help="auto: CUDA where torch and a GPU allow it.")]
+EngineFlag = Annotated[
+    EngineKind,
+    typer.Option(
+        help="model: computes; echo: repeats the prompt at no cost; emulated: repeats it at the "
+        "pace of --step-times. The last two read no weights."
+    ),
+]
+StepTimesFlag = Annotated[
+    Path, typer.Option(help="CSV of step times for emulated.", show_default="made-up numbers")
+]
 Threads = Annotated[
     int, typer.Option(min=0, help="CPU threads per worker; 0: an equal share of the cores.")
 ]
@@ -82,6 +100,8 @@ def up(
     ] = 1,
     kvstores: Annotated[int, typer.Option(min=0, max=64, help="Stores of KV blocks.")] = 1,
     device: DeviceFlag = Device.AUTO,
+    engine: EngineFlag = EngineKind.MODEL,
+    step_times: StepTimesFlag = STEP_TIMES,
     redis_url: RedisUrl = "",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC; 0: any.")] = GRPC_PORT,
@@ -109,6 +129,8 @@ def up(
         gateways=gateways,
         kvstores=kvstores,
         device=device.value,
+        engine=engine.value,
+        step_times=step_times.expanduser(),
         redis_url=redis_url,
         host=host,
         port=port,
@@ -128,6 +150,8 @@ def demo(
     *,
     model: Model = DEMO_MODEL,
     device: DeviceFlag = Device.AUTO,
+    engine: EngineFlag = EngineKind.MODEL,
+    step_times: StepTimesFlag = STEP_TIMES,
     max_tokens: MaxTokens = 160,
     threads: Threads = 0,
     verbose: Annotated[bool, typer.Option(help="Show the processes' own lines.")] = False,
@@ -139,6 +163,8 @@ def demo(
         question=question,
         model=model.expanduser(),
         device=device.value,
+        engine=engine.value,
+        step_times=step_times.expanduser(),
         max_tokens=max_tokens,
         threads=threads,
         is_verbose=verbose,

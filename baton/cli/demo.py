@@ -31,6 +31,8 @@ class DemoOptions:
     question: str
     model: Path
     device: str
+    engine: str
+    step_times: Path
     max_tokens: int
     threads: int
     is_verbose: bool
@@ -43,6 +45,8 @@ def run_demo(options: DemoOptions) -> int:
     cluster = ClusterOptions(
         model=options.model,
         device=options.device,
+        engine=options.engine,
+        step_times=options.step_times,
         threads=options.threads,
         port=0,
         http_port=0,

@@ -14,6 +14,7 @@ from baton.registry.embedded import server_command
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_MODEL = ROOT / "examples" / "demo_model"
+STEP_TIMES = ROOT / "examples" / "step_times.csv"
 GRPC_PORT, HTTP_PORT = 8500, 8000
 
 
@@ -54,6 +55,9 @@ class ClusterOptions:
     gateways: int = 1
     kvstores: int = 1
     device: str = "auto"
+    engine: str = "model"
+    step_times: Path = STEP_TIMES
+    """Of emulated engines."""
     redis_url: str = ""
     host: str = "127.0.0.1"
     port: int = GRPC_PORT
@@ -100,7 +104,9 @@ class _Planner:
 
     def plan(self) -> Topology:
         options = self._options
-        placement = place_workers(options.device, options.prefill + options.decode)
+        # Only the model's engine knows devices.
+        device = options.device if options.engine == "model" else "cpu"
+        placement = place_workers(device, options.prefill + options.decode)
         stages: list[Stage] = []
         if not self._redis_url:
             stages.append((self._redis(),))
@@ -124,7 +130,9 @@ class _Planner:
         num_workers = options.prefill + options.decode
         threads = options.threads or worker_threads(num_workers)
         flags = ["--model", str(options.model), "--device", placement.device]
-        flags += ["--threads", str(threads)]
+        flags += ["--threads", str(threads), "--engine", options.engine]
+        if options.engine == "emulated":
+            flags += ["--step-times", str(options.step_times)]
         if kvstores:
             flags += ["--kvstore", ",".join(kvstores)]
         names = [("prefill", index) for index in range(options.prefill)]

@@ -1,90 +1,80 @@
-"""The arena: one contiguous tensor that holds every block of an engine."""
+"""The arena: all blocks of an engine side by side, as others see it, and one in plain memory."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import Protocol
 
 from baton.blocks import KvLayout
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+class Arena(Protocol):
+    """Blocks `[num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim]`, wherever they lie.
 
-class Arena:
-    """Blocks `[num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim]` on a device.
-
-    With a `buffer` (CPU only) the tensor is a view of it, so that another process may map the same
-    bytes; the buffer must outlive the arena. Methods take no lock: whoever writes a block must own
-    it.
+    Methods take no lock: whoever writes a block must own it. A block id outside the arena, and data
+    that is not one block, raise ValueError.
     """
 
-    def __init__(
-        self,
-        layout: KvLayout,
-        num_blocks: int,
-        device: str | torch.device = "cpu",
-        buffer: memoryview | None = None,
-    ) -> None:
-        self.layout = layout
-        self.num_blocks = num_blocks
-        self.device = torch.device(device)
-        self.buffer = buffer
-        self.tensor = self._view_of(buffer) if buffer is not None else self._own()
-        self._bytes = None if self.device.type != "cpu" else _bytes_of(self.tensor)
+    @property
+    def layout(self) -> KvLayout:
+        """How a block lies."""
 
-    def _own(self) -> Tensor:
-        shape = (self.num_blocks, *self.layout.block_shape)
-        return torch.zeros(shape, dtype=_DTYPES[self.layout.dtype], device=self.device)
-
-    def _view_of(self, buffer: memoryview) -> Tensor:
-        if self.device.type != "cpu":
-            raise ValueError(
-                f"an arena in memory from outside lies on the CPU, not on {self.device}"
-            )
-        wanted = self.num_blocks * self.layout.block_bytes
-        if buffer.nbytes < wanted:
-            raise ValueError(
-                f"a buffer of {buffer.nbytes} bytes is too small for {wanted} of blocks"
-            )
-        flat = torch.frombuffer(buffer[:wanted], dtype=_DTYPES[self.layout.dtype])
-        return flat.view(self.num_blocks, *self.layout.block_shape)
+    @property
+    def num_blocks(self) -> int:
+        """Blocks are numbered from 0 to one less than this."""
 
     def block_bytes_view(self, block_id: int) -> memoryview:
-        """A block's bytes in place, writable. CPU only."""
-        if self._bytes is None:
-            raise ValueError(
-                f"blocks on {self.device} have no view on the host; use read and write"
-            )
-        self._check(block_id)
-        size = self.layout.block_bytes
-        return self._bytes[block_id * size : (block_id + 1) * size]
+        """A block's bytes in place, writable. Raises ValueError if they are not in host memory."""
 
     def read(self, block_id: int) -> bytes:
         """A copy of a block's bytes."""
-        if self._bytes is not None:
-            return self.block_bytes_view(block_id).tobytes()
-        self._check(block_id)
-        return _bytes_of(self.tensor[block_id].cpu()).tobytes()
 
     def write(self, block_id: int, data: bytes | bytearray | memoryview) -> None:
         """Overwrites a block."""
-        self._check(block_id)
-        size = memoryview(data).nbytes
-        if size != self.layout.block_bytes:
-            raise ValueError(f"{size} bytes are not a block of {self.layout.block_bytes} bytes")
-        if self._bytes is not None:
-            self.block_bytes_view(block_id)[:] = memoryview(data).cast("B")
-            return
-        source = torch.frombuffer(bytearray(data), dtype=_DTYPES[self.layout.dtype])
-        self.tensor[block_id].copy_(source.view(self.layout.block_shape))
-
-    def _check(self, block_id: int) -> None:
-        if not 0 <= block_id < self.num_blocks:
-            raise ValueError(f"block {block_id} is not one of the arena's {self.num_blocks}")
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
-    array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
-    return memoryview(array)
+class HostArena:
+    """An arena in host memory, its own or a `buffer` that must outlive it. Loads no torch."""
+
+    def __init__(self, layout: KvLayout, num_blocks: int, buffer: memoryview | None = None) -> None:
+        self.layout = layout
+        self.num_blocks = num_blocks
+        wanted = num_blocks * layout.block_bytes
+        buffer = memoryview(bytearray(wanted)) if buffer is None else buffer
+        check_buffer(buffer, wanted)
+        self.memory = buffer[:wanted].cast("B")
+        """All blocks' bytes."""
+
+    def block_bytes_view(self, block_id: int) -> memoryview:
+        """See `Arena`."""
+        check_block(block_id, self.num_blocks)
+        size = self.layout.block_bytes
+        return self.memory[block_id * size : (block_id + 1) * size]
+
+    def read(self, block_id: int) -> bytes:
+        """See `Arena`."""
+        return self.block_bytes_view(block_id).tobytes()
+
+    def write(self, block_id: int, data: bytes | bytearray | memoryview) -> None:
+        """See `Arena`."""
+        view = self.block_bytes_view(block_id)
+        check_data(data, self.layout)
+        view[:] = memoryview(data).cast("B")
+
+
+def check_block(block_id: int, num_blocks: int) -> None:
+    """Raises ValueError for a block that an arena does not have."""
+    if not 0 <= block_id < num_blocks:
+        raise ValueError(f"block {block_id} is not one of the arena's {num_blocks}")
+
+
+def check_buffer(buffer: memoryview, wanted: int) -> None:
+    """Raises ValueError for memory that does not hold all blocks."""
+    if buffer.nbytes < wanted:
+        raise ValueError(f"a buffer of {buffer.nbytes} bytes is too small for {wanted} of blocks")
+
+
+def check_data(data: bytes | bytearray | memoryview, layout: KvLayout) -> None:
+    """Raises ValueError for bytes that are not one block."""
+    size = memoryview(data).nbytes
+    if size != layout.block_bytes:
+        raise ValueError(f"{size} bytes are not a block of {layout.block_bytes} bytes")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from baton.blocks import BlockKey, root_key
 from baton.engine.arena import Arena
 from baton.engine.dispatch import Dispatcher, StepPlan
 from baton.engine.ledger import BlockLedger
+from baton.engine.load import measure
 from baton.engine.pool import BlockPool
 from baton.engine.roster import Roster
-from baton.engine.runner import ModelLike, Runner
 from baton.engine.scheduler import StepLimits
 from baton.engine.sequence import Sequence
 from baton.engine.types import (
@@ -30,6 +31,24 @@ from baton.errors import InvalidRequest
 from baton.request import FinishReason
 
 
+class Runner(Protocol):
+    """What computes: chunks of sequences in, drawn tokens out. Made over the engine's arena."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below it."""
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Ids that end a sequence which does not ignore them."""
+
+    def run(self, chunks: Mapping[Sequence, int]) -> dict[Sequence, NewToken]:
+        """Fills the slots of each sequence's next so many tokens; changes no sequence.
+
+        Returns a token for each sequence that thereby catches up with what it knows.
+        """
+
+
 class Engine:
     """Runs sequences over the blocks of an arena. One thread owns it; nothing in it waits.
 
@@ -37,14 +56,14 @@ class Engine:
     it out.
     """
 
-    def __init__(self, model: ModelLike, config: EngineConfig, arena: Arena) -> None:
+    def __init__(self, runner: Runner, config: EngineConfig, arena: Arena) -> None:
         _check_sizes(config, arena)
         self.config = config
         self.arena = arena
         self.layout = arena.layout
-        self._eos_ids = frozenset(model.eos_token_ids)
-        self._vocab_size = model.config.vocab_size
-        self._runner = Runner(model, arena)
+        self._eos_ids = runner.eos_token_ids
+        self._vocab_size = runner.vocab_size
+        self._runner = runner
         self._pool = BlockPool(config.num_blocks)
         self._ledger = BlockLedger(self.layout, self._pool)
         self._roster = Roster(self._ledger)
@@ -156,7 +175,7 @@ class Engine:
         # Who is in line was refused just now: only an end or a call can change that.
         self._is_stalled = True
         self._report(plan)
-        work = _measure(plan.chunks)
+        work = measure(plan.chunks)
         if plan.chunks:
             self._commit(plan.chunks, self._runner.run(plan.chunks))
         return self._hand_out(work, started_ns)
@@ -234,16 +253,6 @@ class Engine:
             step_us=(time.monotonic_ns() - started_ns) // 1000,
         )
         return news
-
-
-def _measure(chunks: Mapping[Sequence, int]) -> StepLoad:
-    """The work in a step's chunks, before they run."""
-    num_decode = sum(s.has_drawn and s.num_uncomputed == 1 for s in chunks)
-    return StepLoad(
-        num_prompt_tokens=sum(chunks.values()) - num_decode,
-        num_decode_tokens=num_decode,
-        num_context_tokens=sum(s.num_computed + n for s, n in chunks.items()),
-    )
 
 
 def _check_sizes(config: EngineConfig, arena: Arena) -> None:

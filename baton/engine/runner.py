@@ -1,4 +1,4 @@
-"""The runner: chunks of sequences in, drawn tokens out. Only here does the engine compute."""
+"""The runner that computes: a model's forward pass with torch, and the draw of tokens."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from baton.engine.arena import Arena
 from baton.engine.batch_builder import BatchBuilder
 from baton.engine.model.batch import Batch
 from baton.engine.sampling import Sampler
 from baton.engine.sequence import Sequence
+from baton.engine.tensor_arena import TensorArena
 from baton.engine.types import NewToken
 from kernels.sample import Sample
 
@@ -51,17 +51,19 @@ class ModelLike(Protocol):
     def eos_token_ids(self) -> Collection[int]: ...
 
 
-class Runner:
-    """Runs one batch on the arena's device."""
+class ModelRunner:
+    """A `Runner` on the arena's device."""
 
-    def __init__(self, model: ModelLike, arena: Arena) -> None:
+    def __init__(self, model: ModelLike, arena: TensorArena) -> None:
+        self.vocab_size = model.config.vocab_size
+        self.eos_token_ids = frozenset(model.eos_token_ids)
         self._transformer = model.transformer
         self._kv = arena.tensor
         self._builder = BatchBuilder(arena.layout.block_size, arena.device)
-        self._sampler = Sampler(model.ops.sample, model.config.vocab_size, arena.device)
+        self._sampler = Sampler(model.ops.sample, self.vocab_size, arena.device)
 
     def run(self, chunks: Mapping[Sequence, int]) -> dict[Sequence, NewToken]:
-        """Computes each sequence's chunk; a token for each that caught up with what it knows."""
+        """See `Runner`."""
         drawing = [sequence for sequence, n in chunks.items() if n == sequence.num_uncomputed]
         with torch.inference_mode():
             logits = self._transformer.forward(self._builder.build(chunks), self._kv)

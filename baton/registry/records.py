@@ -29,7 +29,7 @@ class WorkerRecord:
     context_len: int = 0
     metrics_address: str = ""
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Topology: `host` and whatever else tells near from far."""
+    """Topology (`host` and whatever else tells near from far) and the kind of `engine`."""
     transports: tuple[str, ...] = ()
     """Transports it can use for hand-offs, best first."""
     is_draining: bool = False

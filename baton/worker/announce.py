@@ -45,9 +45,9 @@ class Announcement:
 
 
 def make_record(
-    me: Identity, engine: Engine, transports: tuple[str, ...], metrics_address: str
+    me: Identity, engine: Engine, kind: str, transports: tuple[str, ...], metrics_address: str
 ) -> WorkerRecord:
-    """The worker as gateways see it."""
+    """The worker as gateways see it; `kind` is that of its engine."""
     return WorkerRecord(
         worker_id=me.worker_id,
         role=me.role,
@@ -58,5 +58,6 @@ def make_record(
         num_blocks=engine.config.num_blocks,
         context_len=engine.config.context_len,
         metrics_address=metrics_address,
+        labels={"engine": kind},
         transports=transports,
     )

@@ -1,4 +1,4 @@
-"""How a prefill or decode worker starts: kernels, model, arena, engine, and whom it tells."""
+"""How a prefill or decode worker starts: its engine, and whom it tells."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-
-import kernels
-from baton.blocks import LAYOUT_VERSION, KvLayout, make_namespace
-from baton.engine.arena import Arena
-from baton.engine.engine import Engine
-from baton.engine.model.weights import LoadedModel, load_model
 from baton.engine.types import EngineConfig, SequenceSpec
 from baton.errors import ModelError
 from baton.request import Role, SamplingParams
@@ -25,6 +18,7 @@ from baton.transfer.shm import SharedSegment, sweep_dead_segments
 from baton.v1 import worker_pb2_grpc
 from baton.worker import metrics
 from baton.worker.announce import Announcement, make_record
+from baton.worker.engines import EngineSource, load_source
 from baton.worker.fetch import BlockFetcher
 from baton.worker.host import EngineHost
 from baton.worker.identity import Identity
@@ -33,9 +27,6 @@ from baton.worker.service import WorkerService
 from baton.worker.settings import WorkerSettings
 
 log = logs.get_logger(__name__)
-
-CPU_KV_BYTES = 256 << 20
-"""A host's memory belongs to others too: more only on request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +43,26 @@ class Worker:
 async def boot(process: Process, settings: WorkerSettings, role: Role) -> Worker:
     """Loads all of a worker and adds it to its process. Raises `ModelError` where that can't be."""
     began = time.monotonic()
-    device = _pick_device(settings.device)
-    model = await asyncio.to_thread(_load, settings, device)
-    layout = _make_layout(model, settings)
-    config = _make_config(model, layout, settings, device)
-    segment = _make_segment(layout, config, device, settings)
+    source = await asyncio.to_thread(load_source, settings)
+    config = _make_config(source, settings)
+    segment = _make_segment(source, config, settings)
     if segment is not None:
         process.on_stop(segment.remove)
-    arena = Arena(layout, config.num_blocks, device, segment.buffer if segment else None)
-    host = EngineHost(Engine(model, config, arena), lambda engine: _warm_up(engine, model))
+    engine = source.make_engine(config, segment.buffer if segment else None)
+    host = EngineHost(engine, lambda _: _warm_up(source))
     host.on_failure(process.fail)
     host.subscribe(metrics.observe)
     me = Identity(process.worker_id, role, process.address, settings.served_name)
+    if settings.engine != "model":
+        log.warning("this engine computes nothing: it echoes prompts", engine=settings.engine)
     log.info(
         "model loaded",
         model=me.model,
-        device=device,
-        dtype=layout.dtype,
+        engine=settings.engine,
+        device=source.device,
+        dtype=source.layout.dtype,
         blocks=config.num_blocks,
-        block_bytes=layout.block_bytes,
+        block_bytes=source.layout.block_bytes,
         seconds=round(time.monotonic() - began, 2),
     )
     transports = tuple(name for name in settings.transports if name != "shm" or segment)
@@ -86,7 +78,7 @@ def _serve(
     transports: tuple[str, ...],
 ) -> BlockFetcher:
     """Adds to the process what both roles have."""
-    record = make_record(me, host.engine, transports, process.metrics_address)
+    record = make_record(me, host.engine, settings.engine, transports, process.metrics_address)
     announcement = Announcement(settings.redis_url, record, host)
     client = KvStoreClient(settings.kvstore, process.tls) if settings.kvstore else None
     service = WorkerService(me, host, announcement)
@@ -104,62 +96,34 @@ def _serve(
     return BlockFetcher(host, client)
 
 
-def _pick_device(wanted: str) -> str:
-    has_gpu = torch.cuda.is_available()
-    if wanted == "cuda" and not has_gpu:
-        raise ModelError("--device cuda was asked for, but torch finds no CUDA device here")
-    return "cuda" if wanted == "cuda" or (wanted == "auto" and has_gpu) else "cpu"
-
-
-def _load(settings: WorkerSettings, device: str) -> LoadedModel:
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    ops = kernels.load(device, settings.kernels)
-    dtype = settings.dtype
-    if dtype == "auto" and device == "cpu":
-        dtype = "float32"
-    return load_model(settings.model, device, dtype, ops)
-
-
-def _warm_up(engine: Engine, model: LoadedModel) -> None:
+def _warm_up(source: EngineSource) -> None:
     """Runs a prompt and a few decode steps on blocks of its own, so that no client pays for them.
 
     Libraries pick their routines when they first see a shape, and a thread gets its memory when it
     first asks for it: so this runs where the engine will run.
     """
-    layout = engine.layout
-    num_tokens = layout.block_size + 1
-    config = EngineConfig(num_blocks=4, block_size=layout.block_size, context_len=2 * num_tokens)
-    double = Engine(model, config, Arena(layout, config.num_blocks, engine.arena.device))
+    block_size = source.layout.block_size
+    num_tokens = block_size + 1
+    config = EngineConfig(num_blocks=4, block_size=block_size, context_len=2 * num_tokens)
+    double = source.make_engine(config)
     sampling = SamplingParams(max_tokens=3, ignore_eos=True)
     double.add(SequenceSpec("warm-up", (0,) * num_tokens, num_tokens, sampling))
     while double.num_sequences:
         double.step()
 
 
-def _make_layout(model: LoadedModel, settings: WorkerSettings) -> KvLayout:
-    config = model.config
-    dtype = str(model.transformer.dtype).removeprefix("torch.")
-    shape = (config.num_layers, config.num_kv_heads, config.head_dim)
-    namespace = make_namespace(
-        model.fingerprint, dtype, settings.block_size, LAYOUT_VERSION, *shape
-    )
-    return KvLayout(settings.block_size, *shape, dtype, namespace)
-
-
-def _make_config(
-    model: LoadedModel, layout: KvLayout, settings: WorkerSettings, device: str
-) -> EngineConfig:
-    context_len = settings.context_len or model.config.context_len
-    if context_len > model.config.context_len:
+def _make_config(source: EngineSource, settings: WorkerSettings) -> EngineConfig:
+    context_len = settings.context_len or source.context_len
+    if context_len > source.context_len:
         raise ModelError(
-            f"--context-len is {context_len}, the model's limit is {model.config.context_len}"
+            f"--context-len is {context_len}, the model's limit is {source.context_len}"
         )
-    kv_bytes = _kv_bytes(settings, device)
-    num_blocks = settings.num_blocks or kv_bytes // layout.block_bytes
+    block_bytes = source.layout.block_bytes
+    kv_bytes = int(settings.kv_bytes) or source.kv_bytes
+    num_blocks = settings.num_blocks or kv_bytes // block_bytes
     if num_blocks < 2:
         raise ModelError(
-            f"{kv_bytes} bytes for blocks hold {num_blocks} of {layout.block_bytes} bytes each, at "
+            f"{kv_bytes} bytes for blocks hold {num_blocks} of {block_bytes} bytes each, at "
             "least 2 are needed; give more with --kv-bytes"
         )
     return EngineConfig(
@@ -167,28 +131,18 @@ def _make_config(
         block_size=settings.block_size,
         max_batch_tokens=settings.max_batch_tokens,
         max_sequences=settings.max_sequences,
-        context_len=min(context_len, num_blocks * layout.block_size),
+        context_len=min(context_len, num_blocks * settings.block_size),
     )
 
 
-def _kv_bytes(settings: WorkerSettings, device: str) -> int:
-    if settings.kv_bytes:
-        return int(settings.kv_bytes)
-    if device == "cpu":
-        return CPU_KV_BYTES
-    # A tenth stays free for activations and the allocator's slack.
-    free, total = torch.cuda.mem_get_info()
-    return max(0, free - total // 10)
-
-
 def _make_segment(
-    layout: KvLayout, config: EngineConfig, device: str, settings: WorkerSettings
+    source: EngineSource, config: EngineConfig, settings: WorkerSettings
 ) -> SharedSegment | None:
     """Shared memory for the arena, if it is wanted and there is room; loud when there isn't."""
-    if device != "cpu" or "shm" not in settings.transports:
+    if source.device != "cpu" or "shm" not in settings.transports:
         return None
     sweep_dead_segments()
-    num_bytes = config.num_blocks * layout.block_bytes
+    num_bytes = config.num_blocks * source.layout.block_bytes
     try:
         return SharedSegment.create(num_bytes)
     except OSError as error:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import ByteSize, DirectoryPath, Field
+from pydantic import ByteSize, DirectoryPath, Field, FilePath
+from pydantic import model_validator as validates_model
 
 from baton.rpc.settings import Addresses, ServiceSettings, Words
 from baton.transfer.select import TRANSPORTS
@@ -18,6 +19,11 @@ class WorkerSettings(ServiceSettings):
     """Folder of the model, as Hugging Face lays it out."""
     model_name: str = ""
     """Name that clients ask for; empty: the folder's name."""
+    engine: Literal["model", "echo", "emulated"] = "model"
+    """What runs: the model, its prompts echoed at no cost, or echoed at the pace of a table."""
+    step_times: FilePath | None = None
+    """CSV of step times for --engine emulated: a grid of rows with the columns prompt_tokens,
+    decode_sequences, context_tokens, step_us; linear in between."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: CUDA where there is a GPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -27,7 +33,8 @@ class WorkerSettings(ServiceSettings):
     block_size: Annotated[int, Field(ge=16, le=64)] = 16
     """Tokens in a block."""
     kv_bytes: ByteSize = ByteSize(0)
-    """Memory for blocks, such as 4GiB; 0: 256MiB on a CPU, most of what is left free on a GPU."""
+    """Memory for blocks, such as 4GiB; 0: 256MiB on a CPU (16MiB for echo), most of what is
+    left free on a GPU."""
     num_blocks: Annotated[int, Field(ge=0)] = 0
     """Blocks in the arena; 0: as many as fit into --kv-bytes."""
     context_len: Annotated[int, Field(ge=0)] = 0
@@ -47,3 +54,9 @@ class WorkerSettings(ServiceSettings):
     def served_name(self) -> str:
         """Name that clients ask for."""
         return self.model_name or Path(self.model).resolve().name
+
+    @validates_model(mode="after")
+    def _has_step_times(self) -> Self:
+        if (self.engine == "emulated") != (self.step_times is not None):
+            raise ValueError("--step-times and --engine emulated come together or not at all")
+        return self

@@ -155,3 +155,19 @@ def test_taken_port_is_named_with_its_flag(tmp_path, taken_port):
 def test_cluster_without_decode_worker_is_refused():
     with pytest.raises(CommandError, match="0 decode workers"):
         prepare(ClusterOptions(model=Path("/nowhere"), decode=0))
+
+
+def test_workers_run_the_engine_that_was_asked_for():
+    topology = plan(ClusterOptions(engine="echo"))
+
+    workers = [*topology.of_kind("prefill"), *topology.of_kind("decode")]
+    assert [flag(spec, "--engine") for spec in workers] == ["echo", "echo"]
+    assert topology.device == "cpu"
+    assert not any("--step-times" in spec.command for spec in topology.processes)
+
+
+def test_emulated_workers_get_a_table_of_step_times():
+    topology = plan(ClusterOptions(engine="emulated"))
+
+    (decode,) = topology.of_kind("decode")
+    assert Path(flag(decode, "--step-times")).is_file()

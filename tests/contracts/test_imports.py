@@ -20,6 +20,21 @@ for module in pkgutil.walk_packages(getattr(package, "__path__", []), package.__
 print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
 """
 
+# Everything that an echo worker is made of, and a prompt through it.
+ECHO_WORKER = """
+import sys
+import services.decode.__main__, services.prefill.__main__
+from baton.engine.types import EngineConfig, SequenceSpec
+from baton.request import SamplingParams
+from baton.worker.engines import load_source
+from services.decode.settings import DecodeSettings
+settings = DecodeSettings(model={model!r}, engine="echo")
+engine = load_source(settings).make_engine(EngineConfig(num_blocks=8))
+engine.add(SequenceSpec("s", (5, 6, 7), 3, SamplingParams(max_tokens=1)))
+assert [token.token_id for token in engine.step().tokens] == [5]
+print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
+"""
+
 # Every module below the name is imported, `__main__` included.
 FORBIDDEN = {
     "services.gateway": {"torch", "kernels", "safetensors"},
@@ -74,3 +89,14 @@ def test_our_packages_are_found_inside_the_repository(name):
 
     assert spec is not None
     assert ROOT in Path(spec.origin).resolve().parents
+
+
+def test_an_echo_worker_loads_no_torch():
+    script = ECHO_WORKER.format(model=str(ROOT / "examples" / "demo_model"))
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+
+    loaded = set(result.stdout.split())
+    assert loaded & {"torch", "kernels", "safetensors", "tokenizers", "transformers"} == set()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baton.blocks import KvLayout
-from baton.engine.arena import Arena
+from baton.engine.tensor_arena import TensorArena
 
 
 def layout(dtype: str = "float32") -> KvLayout:
@@ -15,7 +15,7 @@ def layout(dtype: str = "float32") -> KvLayout:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_block_is_one_contiguous_range_of_the_layouts_size(dtype: str) -> None:
-    arena = Arena(layout(dtype), 7)
+    arena = TensorArena(layout(dtype), 7)
 
     view = arena.block_bytes_view(2)
     arena.tensor[2].fill_(1.5)
@@ -28,7 +28,7 @@ def test_a_block_is_one_contiguous_range_of_the_layouts_size(dtype: str) -> None
 
 
 def test_what_was_written_is_read_back_and_seen_by_the_tensor() -> None:
-    arena = Arena(layout("bfloat16"), 3)
+    arena = TensorArena(layout("bfloat16"), 3)
     source = torch.randn(arena.layout.block_shape, dtype=torch.bfloat16)
     data = bytes(source.reshape(-1).view(torch.uint8).tolist())
 
@@ -42,7 +42,7 @@ def test_an_arena_in_a_buffer_shares_its_bytes() -> None:
     size = layout().block_bytes
     buffer = bytearray(3 * size + 8)  # mappings are rounded up to pages
 
-    arena = Arena(layout(), 3, "cpu", memoryview(buffer))
+    arena = TensorArena(layout(), 3, "cpu", memoryview(buffer))
     arena.tensor[2].fill_(2.0)
     buffer[:4] = torch.tensor([7.0]).view(torch.uint8).numpy().tobytes()
 
@@ -52,12 +52,12 @@ def test_an_arena_in_a_buffer_shares_its_bytes() -> None:
 
 def test_a_buffer_that_is_too_small_is_refused() -> None:
     with pytest.raises(ValueError, match="too small"):
-        Arena(layout(), 3, "cpu", memoryview(bytearray(layout().block_bytes)))
+        TensorArena(layout(), 3, "cpu", memoryview(bytearray(layout().block_bytes)))
 
 
 @pytest.mark.parametrize("block_id", [-1, 3])
 def test_blocks_outside_the_arena_are_refused(block_id: int) -> None:
-    arena = Arena(layout(), 3)
+    arena = TensorArena(layout(), 3)
 
     with pytest.raises(ValueError, match=f"block {block_id} is not"):
         arena.read(block_id)
@@ -66,7 +66,7 @@ def test_blocks_outside_the_arena_are_refused(block_id: int) -> None:
 
 
 def test_data_of_the_wrong_size_is_refused() -> None:
-    arena = Arena(layout(), 3)
+    arena = TensorArena(layout(), 3)
 
     with pytest.raises(ValueError, match="3 bytes are not a block"):
         arena.write(0, b"abc")
@@ -75,7 +75,7 @@ def test_data_of_the_wrong_size_is_refused() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_blocks_on_a_gpu_go_in_and_out() -> None:
-    arena = Arena(layout("bfloat16"), 3, "cuda")
+    arena = TensorArena(layout("bfloat16"), 3, "cuda")
     data = bytes(range(240)) * (arena.layout.block_bytes // 240)
 
     arena.write(1, data)

@@ -15,8 +15,9 @@ from fake_model import (
     spec_of,
 )
 
-from baton.engine.arena import Arena
 from baton.engine.engine import Engine
+from baton.engine.runner import ModelRunner
+from baton.engine.tensor_arena import TensorArena
 from baton.engine.types import EngineConfig, SequenceSpec
 from baton.errors import InvalidRequest
 from baton.request import FinishReason, SamplingParams
@@ -289,9 +290,9 @@ def test_the_same_calls_make_the_same_batches() -> None:
 
 
 def test_sizes_that_contradict_each_other_are_refused() -> None:
-    arena = Arena(fake_layout(4), 8)
+    arena = TensorArena(fake_layout(4), 8)
 
     with pytest.raises(ValueError, match="does not fit a config of 9 blocks"):
-        Engine(FakeModel(), EngineConfig(9, 4), arena)
+        Engine(ModelRunner(FakeModel(), arena), EngineConfig(9, 4), arena)
     with pytest.raises(ValueError, match="at least 1"):
-        Engine(FakeModel(), EngineConfig(8, 4, max_batch_tokens=0), arena)
+        Engine(ModelRunner(FakeModel(), arena), EngineConfig(8, 4, max_batch_tokens=0), arena)

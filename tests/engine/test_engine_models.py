@@ -13,9 +13,10 @@ from fake_model import Collected, greedy, run_until_idle, spec_of
 
 import kernels
 from baton.blocks import KvLayout, make_namespace
-from baton.engine.arena import Arena
 from baton.engine.engine import Engine
 from baton.engine.model.weights import LoadedModel, load_model
+from baton.engine.runner import ModelRunner
+from baton.engine.tensor_arena import TensorArena
 from baton.engine.types import EngineConfig, NewToken, SequenceSpec
 from baton.request import SamplingParams
 
@@ -53,9 +54,9 @@ class Served:
             "float32",
             make_namespace(self._model.fingerprint),
         )
-        arena = Arena(layout, config.num_blocks)
+        arena = TensorArena(layout, config.num_blocks)
         arena.tensor.fill_(float("nan"))  # what nobody wrote must not be read
-        return Engine(self._model, config, arena)
+        return Engine(ModelRunner(self._model, arena), config, arena)
 
     def assert_greedy(self, collected: Collected, specs: Iterable[SequenceSpec]) -> None:
         for spec in specs:

@@ -49,17 +49,22 @@ class Cluster:
         folder: Path,
         *,
         model: Path = DEMO_MODEL,
+        engine: str = "model",
         extra: Mapping[str, Sequence[str]] | None = None,
         environment: Mapping[str, str] | None = None,
         start_timeout_s: float = 60.0,
         grace_seconds: float = 5.0,
         **counts: int,
     ) -> None:
-        """`counts`: prefill, decode, gateways, kvstores, 1 each. `extra`: more flags by kind."""
+        """`counts`: prefill, decode, gateways, kvstores, 1 each. `extra`: more flags by kind.
+
+        Workers with `engine="echo"` start fast and answer with the prompt, over and over.
+        """
         flags = {kind: [*SMALL.get(kind, ()), *(extra or {}).get(kind, ())] for kind in KINDS}
         options = ClusterOptions(
             model=model,
             device="cpu",
+            engine=engine,
             threads=1,
             port=0,
             http_port=0,

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from baton.blocks import KvLayout, make_namespace
-from baton.engine.arena import Arena
 from baton.engine.engine import Engine
 from baton.engine.model.batch import Batch
+from baton.engine.runner import ModelRunner
+from baton.engine.tensor_arena import TensorArena
 from baton.engine.types import EngineConfig, Finished, NewToken, SequenceSpec, StepOutput
 from baton.request import FinishReason, SamplingParams
 from kernels.sample import Sample, SampleRows
@@ -130,9 +131,9 @@ def make_engine(**sizes: int) -> Engine:
     config = EngineConfig(
         **{"num_blocks": 64, "block_size": 4, "max_batch_tokens": 16, "context_len": 256, **sizes}
     )
-    arena = Arena(fake_layout(config.block_size), config.num_blocks)
+    arena = TensorArena(fake_layout(config.block_size), config.num_blocks)
     arena.tensor.fill_(-1.0)  # what nobody wrote must not look like anything
-    return Engine(FakeModel(), config, arena)
+    return Engine(ModelRunner(FakeModel(), arena), config, arena)
 
 
 def greedy(**changes: object) -> SamplingParams:
@@ -228,7 +229,7 @@ def run_until_idle(engine: Engine, collected: Collected | None = None) -> Collec
 
 
 def write_kv(
-    arena: Arena, block_ids: Iterable[int], token_ids: Iterable[int], start: int = 0
+    arena: TensorArena, block_ids: Iterable[int], token_ids: Iterable[int], start: int = 0
 ) -> None:
     """Writes what the model would have written for the tokens from `start` on."""
     blocks, size, value = list(block_ids), arena.layout.block_size, 0
@@ -240,7 +241,7 @@ def write_kv(
             arena.tensor[block, 0, 1, 0, offset] = torch.tensor([value, position])
 
 
-def holds_kv(arena: Arena, block_ids: Iterable[int], token_ids: Iterable[int]) -> bool:
+def holds_kv(arena: TensorArena, block_ids: Iterable[int], token_ids: Iterable[int]) -> bool:
     """Whether blocks hold what the model writes for these tokens."""
     tokens = list(token_ids)
     found = _read(np.array(list(block_ids), dtype=np.int32), len(tokens), arena.tensor.numpy())

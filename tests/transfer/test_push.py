@@ -8,7 +8,7 @@ import random
 import pytest
 
 from baton.blocks import KvLayout, checksum
-from baton.engine.arena import Arena
+from baton.engine.tensor_arena import TensorArena
 from baton.errors import TransferFailed
 from baton.transfer.push import PIECE_BYTES, PushJob, ShmPusher, StreamPusher
 from baton.transfer.receive import BlockReceiver
@@ -19,9 +19,9 @@ SMALL = KvLayout(16, 2, 2, 8, "float32", "test")
 LARGE = KvLayout(16, 5, 2, 1024, "float32", "test")
 
 
-def filled_arena(layout: KvLayout, num_blocks: int, seed: int) -> Arena:
+def filled_arena(layout: KvLayout, num_blocks: int, seed: int) -> TensorArena:
     """An arena whose blocks all differ."""
-    arena = Arena(layout, num_blocks)
+    arena = TensorArena(layout, num_blocks)
     source = random.Random(seed)
     for block in range(num_blocks):
         arena.write(block, source.randbytes(layout.block_bytes))
@@ -33,7 +33,7 @@ def target():
     """A decode worker's arena in shared memory, and its mapping by the prefill worker."""
     segment = SharedSegment.create(8 * SMALL.block_bytes)
     peer = SharedSegment.open(segment.name, segment.nonce, 8 * SMALL.block_bytes)
-    yield Arena(SMALL, 8, buffer=segment.buffer), peer
+    yield TensorArena(SMALL, 8, buffer=segment.buffer), peer
     segment.close()
 
 
@@ -73,7 +73,7 @@ async def test_shared_memory_push_outside_the_arena_is_refused(target, bad):
 
 @pytest.mark.parametrize("layout", [SMALL, LARGE])
 async def test_streamed_blocks_arrive_whole_and_in_order(layout):
-    source, arena = filled_arena(layout, 4, seed=2), Arena(layout, 8)
+    source, arena = filled_arena(layout, 4, seed=2), TensorArena(layout, 8)
     pusher, receiver = StreamPusher(source), BlockReceiver(arena, layout.block_bytes)
     landed: list[int] = []
     receiver.open(9, (6, 0, 3), landed.append, pytest.fail)
@@ -106,7 +106,7 @@ async def streamed_pieces(num_blocks: int):
 
 
 async def test_closed_session_writes_nothing_more():
-    pieces, arena = await streamed_pieces(2), Arena(SMALL, 2)
+    pieces, arena = await streamed_pieces(2), TensorArena(SMALL, 2)
     receiver = BlockReceiver(arena, SMALL.block_bytes)
     receiver.open(1, (0, 1), lambda _: None, pytest.fail)
     receiver.accept(pieces[0])
@@ -119,7 +119,7 @@ async def test_closed_session_writes_nothing_more():
 
 @pytest.mark.parametrize("fault", ["flipped bit", "skipped", "too many"])
 async def test_wrong_pieces_break_their_session_and_write_nothing(fault):
-    pieces, arena = await streamed_pieces(2), Arena(SMALL, 2)
+    pieces, arena = await streamed_pieces(2), TensorArena(SMALL, 2)
     receiver = BlockReceiver(arena, SMALL.block_bytes)
     broken: list[TransferFailed] = []
     targets = (0, 1) if fault != "too many" else (0,)

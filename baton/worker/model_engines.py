@@ -1,0 +1,69 @@
+"""Engines that compute, with torch."""
+
+from __future__ import annotations
+
+import torch
+
+import kernels
+from baton.blocks import LAYOUT_VERSION, KvLayout, make_namespace
+from baton.engine.engine import Engine
+from baton.engine.model.weights import LoadedModel, load_model
+from baton.engine.runner import ModelRunner
+from baton.engine.tensor_arena import TensorArena
+from baton.engine.types import EngineConfig
+from baton.errors import ModelError
+from baton.worker.settings import WorkerSettings
+
+CPU_KV_BYTES = 256 << 20
+"""A host's memory belongs to others too: more only on request."""
+
+
+class ModelEngines:
+    """An `EngineSource` that has loaded the model's weights."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.device = _pick_device(settings.device)
+        self._model = _load(settings, self.device)
+        self.layout = _make_layout(self._model, settings)
+        self.context_len = self._model.config.context_len
+
+    @property
+    def kv_bytes(self) -> int:
+        """See `EngineSource`."""
+        if self.device == "cpu":
+            return CPU_KV_BYTES
+        # A tenth stays free for activations and the allocator's slack.
+        free, total = torch.cuda.mem_get_info()
+        return max(0, free - total // 10)
+
+    def make_engine(self, config: EngineConfig, buffer: memoryview | None = None) -> Engine:
+        """See `EngineSource`."""
+        arena = TensorArena(self.layout, config.num_blocks, self.device, buffer)
+        return Engine(ModelRunner(self._model, arena), config, arena)
+
+
+def _pick_device(wanted: str) -> str:
+    has_gpu = torch.cuda.is_available()
+    if wanted == "cuda" and not has_gpu:
+        raise ModelError("--device cuda was asked for, but torch finds no CUDA device here")
+    return "cuda" if wanted == "cuda" or (wanted == "auto" and has_gpu) else "cpu"
+
+
+def _load(settings: WorkerSettings, device: str) -> LoadedModel:
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    ops = kernels.load(device, settings.kernels)
+    dtype = settings.dtype
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"
+    return load_model(settings.model, device, dtype, ops)
+
+
+def _make_layout(model: LoadedModel, settings: WorkerSettings) -> KvLayout:
+    config = model.config
+    dtype = str(model.transformer.dtype).removeprefix("torch.")
+    shape = (config.num_layers, config.num_kv_heads, config.head_dim)
+    namespace = make_namespace(
+        model.fingerprint, dtype, settings.block_size, LAYOUT_VERSION, *shape
+    )
+    return KvLayout(settings.block_size, *shape, dtype, namespace)
