@@ -16,6 +16,9 @@ from baton.rpc.handlers import Context, Handler, around
 REASON = "baton-reason"
 FIELD = "baton-field"
 RETRY_AFTER_MS = "retry-after-ms"
+MAX_DETAILS_BYTES = 2048
+"""Of a message. Receivers take 8 KB of trailers; each byte of other than ASCII becomes three."""
+MAX_FIELD_LEN = 128
 
 _log = logs.get_logger(__name__)
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -34,11 +37,24 @@ async def abort(context: Context, error: BatonError) -> NoReturn:
     """Ends the call with the error's status."""
     metadata = [(REASON, error.status.reason)]
     if error.field:
-        metadata.append((FIELD, error.field))
+        metadata.append((FIELD, _fit_for_header(error.field)))
     if error.retry_after_s is not None:
         metadata.append((RETRY_AFTER_MS, str(round(error.retry_after_s * 1000))))
     code = _CODES[error.status.grpc_code]
-    await context.abort(code, error.message, tuple(metadata))
+    await context.abort(code, _shortened(error.message), tuple(metadata))
+
+
+def _shortened(message: str) -> str:
+    """Messages may quote what a client sent, however long it was."""
+    encoded = message.encode(errors="replace")
+    if len(encoded) <= MAX_DETAILS_BYTES:
+        return message
+    return f"{encoded[:MAX_DETAILS_BYTES].decode(errors='ignore')}..."
+
+
+def _fit_for_header(field: str) -> str:
+    """Where a client chose the field's name, it may be anything; headers are printable ASCII."""
+    return "".join(c if " " <= c <= "~" else "?" for c in field[:MAX_FIELD_LEN])
 
 
 def from_rpc_error(failure: grpc.aio.AioRpcError) -> BatonError:

@@ -9,6 +9,7 @@ from baton.registry.bookings import BookingBoard
 from baton.registry.watcher import Watcher
 from baton.rpc import logs
 from baton.rpc.serve import Process, launch
+from services.gateway import kserve
 from services.gateway.core import Core, Limits
 from services.gateway.fleet import Directory, Fleet, OnWorker
 from services.gateway.grpc_door import SERVICE_NAME, GatewayService
@@ -51,6 +52,8 @@ async def build(process: Process, settings: Settings) -> None:
     process.on_drain(core.drained)
     service = GatewayService(core, settings.max_timeout_seconds)
     process.register([SERVICE_NAME], service.register)
+    inference = kserve.InferenceService(core, settings.max_timeout_seconds, process.draining)
+    process.register([kserve.SERVICE_NAME], inference.register)
     if settings.http_listen:
         _add_http(process, settings, core)
 

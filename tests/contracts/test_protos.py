@@ -91,6 +91,20 @@ def test_broken_rule_is_named(tmp_path, good, bad, problem):
     assert any(problem in found for found in problems), problems
 
 
+def test_only_names_of_the_foreign_protocol_may_break_rules(protos):
+    foreign = next(file for file in protos if file.package == style.FOREIGN_PACKAGE)
+    copy = type(foreign)()
+    copy.CopyFrom(foreign)
+    copy.message_type.add(name="Ours").field.add(name="cupIds", number=1)
+    copy.source_code_info.Clear()
+
+    problems = style.find_problems([copy])
+
+    assert "Ours.cupIds: a field's name is lower_snake_case" in problems
+    assert "ModelConfig.input: has no comment" in problems
+    assert "ModelConfig.input: a repeated field's name is a plural" not in problems
+
+
 @pytest.mark.parametrize(
     ("good", "bad"),
     [

@@ -42,6 +42,15 @@ async def test_an_error_of_the_table_arrives_with_status_reason_and_field(stub: 
     assert (error.message, error.field) == ("keys has 7 bytes; the limit is 0", "keys")
 
 
+async def test_an_error_that_quotes_anything_fits_into_headers(stub: Any) -> None:
+    failure = await failure_of(stub.FindMissing(kvstore_pb2.FindMissingRequest(keys=b"quoting")))
+
+    error = from_rpc_error(failure)
+    assert failure.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.message == f"{'😀' * 512}..."
+    assert error.field.startswith("gr??e?gr??e?")
+
+
 async def test_a_retry_delay_arrives(stub: Any) -> None:
     failure = await failure_of(stub.FindMissing(kvstore_pb2.FindMissingRequest(keys=b"full")))
 

@@ -47,6 +47,8 @@ class Example(kvstore_pb2_grpc.KvStoreServiceServicer, decode_pb2_grpc.DecodeSer
         """Unary. The keys choose what goes wrong."""
         if request.keys == b"invalid":
             raise InvalidRequest("keys has 7 bytes; the limit is 0", field="keys")
+        if request.keys == b"quoting":
+            raise InvalidRequest("😀" * 100_000, field="größe\n" * 1000)
         if request.keys == b"full":
             raise Overloaded("no room", retry_after_s=1.5)
         if request.keys == b"defect":

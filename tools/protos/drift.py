@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
@@ -51,9 +50,10 @@ def _calls(file: FileDescriptorProto) -> list[str]:
 
 
 def _find_left_overs(files: Sequence[FileDescriptorProto]) -> Iterator[str]:
-    stems = {Path(file.name).stem for file in files}
-    for path in sorted((ROOT / "baton" / "v1").glob("*_pb2*.py")):
-        if path.name.partition("_pb2")[0] not in stems:
+    stems = {file.name.removesuffix(".proto") for file in files}
+    for path in sorted((ROOT / "baton").rglob("*_pb2*.py*")):
+        stem = str(path.relative_to(ROOT)).partition("_pb2")[0]
+        if path.suffix in (".py", ".pyi") and stem not in stems:
             yield f"{path.name}: its proto is gone; delete it"
 
 

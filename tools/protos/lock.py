@@ -44,7 +44,8 @@ def extend(files: Sequence[FileDescriptorProto], lock: Path = LOCK) -> list[str]
 def _find_changes(locked: Sequence[str], present: Sequence[str]) -> list[str]:
     gone = [line for line in locked if line not in set(present)]
     return [
-        f"v1.lock: `{line}` is on the wire and must stay; a break opens baton.v2" for line in gone
+        f"v1.lock: `{line}` is on the wire and must stay; a break opens another version"
+        for line in gone
     ]
 
 
