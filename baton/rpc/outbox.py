@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Generic, TypeVar
 
@@ -10,9 +11,15 @@ Part = TypeVar("Part")
 
 
 class Outbox(Generic[Part]):
-    """Parts of the next frame. While a frame is being written, the parts of the next one gather."""
+    """Parts of the next frame. While a frame is being written, the parts of the next one gather.
 
-    def __init__(self) -> None:
+    Frames leave `least_interval_s` apart or more, the first behind a pause at once: a message costs
+    either side a tenth of a millisecond however little is in it, and its receiver can't say that it
+    is behind.
+    """
+
+    def __init__(self, least_interval_s: float = 0.0) -> None:
+        self._least_interval_s = least_interval_s
         self._parts: list[Part] = []
         self._wake = asyncio.Event()
         self._is_closed = False
@@ -30,8 +37,13 @@ class Outbox(Generic[Part]):
 
     async def batches(self) -> AsyncIterator[list[Part]]:
         """All pending parts, again and again; ask for the next when the last one is written."""
+        next_at = 0.0
         while True:
             await self._wake.wait()
+            early_s = next_at - time.monotonic()
+            if early_s > 0 and not self._is_closed:
+                await asyncio.sleep(early_s)
+            next_at = time.monotonic() + self._least_interval_s
             self._wake.clear()
             parts, self._parts = self._parts, []
             if parts:

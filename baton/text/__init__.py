@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from baton.text.chat import ChatTemplate
-from baton.text.detokenizer import IncrementalDetokenizer
 from baton.text.folder import GenerationDefaults
-from baton.text.model_text import ModelText, load_text
+from baton.text.model_text import Detokenizer, ModelText, load_text
 from baton.text.stop import StopStrings
 
 __all__ = [
     "ChatTemplate",
+    "Detokenizer",
     "GenerationDefaults",
-    "IncrementalDetokenizer",
     "ModelText",
     "StopStrings",
     "load_text",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
 from baton.errors import InvalidRequest, ModelError
 from baton.text import folder as files
+from baton.text.byte_detokenizer import ByteDetokenizer, Spellings
 from baton.text.chat import ChatTemplate, Message, template_sources
+from baton.text.detokenizer import IncrementalDetokenizer
+from baton.text.encoder import Encoder
 from baton.text.folder import GenerationDefaults
+from baton.tokens import TokenIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +33,23 @@ class ModelFacts:
     fingerprint: str
 
 
+class Detokenizer(Protocol):
+    """Turns one sample's tokens into text that never holds half a character."""
+
+    def push(self, token_ids: Iterable[int]) -> str:
+        """The text that the new tokens complete; may be empty."""
+
+    def flush(self) -> str:
+        """The text of what waits, broken characters replaced; for the end of a sample."""
+
+
 class ModelText:
     """Text to tokens and back, and chat messages to text, for one model. Threads may share it."""
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, facts: ModelFacts) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, encoder: Encoder, template: ChatTemplate, facts: ModelFacts
+    ) -> None:
+        self.encoder = encoder
         self._tokenizer = tokenizer
         self._template = template
         self.vocab_size = facts.vocab_size
@@ -50,6 +67,9 @@ class ModelText:
         decoders = _decoder_types(tokenizer)
         self._bytes = _byte_tokens(tokenizer) if "ByteFallback" in decoders else {}
         self._is_byte_level = "ByteLevel" in decoders
+        self.is_bytes_only = decoders == {"ByteLevel"}
+        """Whether a text is just its tokens' bytes one behind the other, read as UTF-8."""
+        self._spellings = {skips: Spellings(self, skips) for skips in (False, True)}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, by default with the special tokens that go around a prompt.
@@ -57,8 +77,11 @@ class ModelText:
         Which ones is for tokenizer.json to say; `add_bos_token` in tokenizer_config.json has no
         effect, as in transformers.
         """
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
-        return ids
+        return list(self.encoder.encode(text, add_special_tokens))
+
+    def encode_packed(self, text: str, add_special_tokens: bool = True) -> TokenIds:
+        """As `encode`, without a Python object per token."""
+        return self.encoder.encode(text, add_special_tokens)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of token ids; ids that are no tokens are left out."""
@@ -68,6 +91,16 @@ class ModelText:
             raise InvalidRequest(
                 f"token_ids must lie from 0 to {self.vocab_size - 1}.", field="token_ids"
             ) from error
+
+    def detokenizer(self, skip_special_tokens: bool = True) -> Detokenizer:
+        """Decodes one sample's tokens as they come."""
+        if self.is_bytes_only:
+            return ByteDetokenizer(self, skip_special_tokens)
+        return IncrementalDetokenizer(self, skip_special_tokens)
+
+    def spellings(self, skip_special_tokens: bool) -> Spellings:
+        """What each token adds to a text where `is_bytes_only`."""
+        return self._spellings[skip_special_tokens]
 
     def token_text(self, token_id: int) -> str:
         """What one token reads, special ones included; lossy for a part of a character."""
@@ -91,6 +124,8 @@ class ModelText:
             token = str(self._tokenizer.id_to_token(token_id))
             if all(character in BYTE_OF_CHARACTER for character in token):
                 return bytes(BYTE_OF_CHARACTER[character] for character in token)
+            if self.is_bytes_only:  # such as an added token with a space
+                return token.encode()
         return self.token_text(token_id).encode()
 
     def render_chat(
@@ -141,7 +176,8 @@ def load_text(folder: str | Path) -> ModelText:
         files.read_optional_json(path / "special_tokens_map.json"), tokenizer_config
     )
     template = ChatTemplate(template_sources(path, tokenizer_config), special_tokens)
-    return ModelText(tokenizer, template, _facts(path, tokenizer, special_tokens))
+    encoder = Encoder(tokenizer, (path / "tokenizer.json").read_text(encoding="utf-8"))
+    return ModelText(tokenizer, encoder, template, _facts(path, tokenizer, special_tokens))
 
 
 def _load_tokenizer(folder: Path) -> Tokenizer:

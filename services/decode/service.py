@@ -17,6 +17,10 @@ log = logs.get_logger(__name__)
 
 DRAIN_POLL_S = 0.05
 
+FRAME_INTERVAL_S = 0.001
+"""Between two frames to one gateway. Steps of a model take longer; those that don't are too short
+for anyone to see their tokens one by one."""
+
 
 class DecodeService(decode_pb2_grpc.DecodeServiceServicer):
     """All gateways' streams."""
@@ -37,7 +41,7 @@ class DecodeService(decode_pb2_grpc.DecodeServiceServicer):
             raise InvalidRequest("gateway_id is empty in the first frame", field="gateway_id")
         self._num_streams += 1
         stream_id = f"{first.gateway_id}#{self._num_streams}"
-        outbox: Outbox[pb.SequenceDelta] = Outbox()
+        outbox: Outbox[pb.SequenceDelta] = Outbox(FRAME_INTERVAL_S)
         self._outboxes.add(outbox)
         log.info("gateway connected", gateway=first.gateway_id)
         reader = asyncio.create_task(self._read(stream_id, frames, outbox))

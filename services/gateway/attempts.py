@@ -23,7 +23,8 @@ class Attempt:
         self.open = set(samples)
         self._request = request
         self._link = link
-        self._unbook = unbook
+        self._unbook: Callable[[], None] | None = unbook
+        """Takes the promise of load back: the worker reports it itself once it has answered."""
         self._handle = 0
 
     def begin(self, submission: Submission) -> None:
@@ -31,12 +32,13 @@ class Attempt:
         try:
             self._handle = self._link.submit(submission, self)
         except BatonError:
-            self._unbook()
+            self._take_back()
             raise
 
     def on_delta(self, delta: Delta) -> None:
         """News from the worker; those of samples that have moved on are ignored."""
-        self._unbook()
+        if self._unbook is not None:
+            self._take_back()
         if delta.sample_index in self.open:
             self._request.on_delta(self, delta)
             if delta.end is not None:
@@ -44,7 +46,7 @@ class Attempt:
 
     def on_lost(self, error: BatonError) -> None:
         """The stream broke under all samples that are still open."""
-        self._unbook()
+        self._take_back()
         lost, self.open = sorted(self.open), set()
         self._request.on_lost(self, lost, error)
 
@@ -52,7 +54,7 @@ class Attempt:
         """The sample is finished here; behind the last one the worker's news are of no interest."""
         self.open.discard(sample_index)
         if not self.open:
-            self._unbook()
+            self._take_back()
             self._link.forget(self._handle)
 
     def cancel(self, sample_index: int | None = None) -> None:
@@ -60,5 +62,10 @@ class Attempt:
         self._link.cancel(self._handle, sample_index)
         if sample_index is None:
             self.open.clear()
-            self._unbook()
+            self._take_back()
             self._link.forget(self._handle)
+
+    def _take_back(self) -> None:
+        if self._unbook is not None:
+            self._unbook()
+            self._unbook = None

@@ -14,6 +14,7 @@ from baton.text import ModelText
 from baton.tokens import TokenIds
 from services.gateway import metrics, report
 from services.gateway.fleet import Fleet
+from services.gateway.mailbox import Turnstile
 from services.gateway.models import Models
 from services.gateway.placement import Placer
 from services.gateway.requests import Request
@@ -48,6 +49,7 @@ class Core:
         limits: Limits,
         is_draining: Callable[[], bool] = lambda: False,
     ) -> None:
+        self.turnstile = Turnstile()
         self._fleet = fleet
         self._models = models
         self._placer = placer
@@ -86,10 +88,12 @@ class Core:
     async def encode(
         self, text: ModelText, prompt: str, add_special_tokens: bool = True
     ) -> TokenIds:
-        """Tokenises in a thread."""
+        """Tokenises, in a thread where that takes longer than handing it over."""
+        if text.encoder.is_quick(prompt):
+            return text.encode_packed(prompt, add_special_tokens)
         loop = asyncio.get_running_loop()
-        return TokenIds.of(
-            await loop.run_in_executor(self._threads, text.encode, prompt, add_special_tokens)
+        return await loop.run_in_executor(
+            self._threads, text.encode_packed, prompt, add_special_tokens
         )
 
     async def generate(self, command: GenerateCommand) -> AsyncGenerator[Chunk | Final, None]:

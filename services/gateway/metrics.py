@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from baton.rpc.metrics import counter, gauge, histogram
+from baton.rpc.metrics import HotHistogram, counter, gauge, histogram
 
 # Tokens come every few to a few hundred milliseconds.
 _BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -15,7 +15,7 @@ in_flight = gauge("gateway_requests_in_flight", "Requests admitted and not ended
 first_token = histogram(
     "gateway_ttft_seconds", "From a request's arrival to its first token on the way to the client."
 )
-inter_token = histogram(
+inter_token = HotHistogram(
     "gateway_itl_seconds", "Between two tokens of one sample.", buckets=_BETWEEN_TOKENS
 )
 whole_request = histogram(

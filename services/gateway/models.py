@@ -38,6 +38,8 @@ class Models:
         self._folder = folder
         self._known: dict[str, _Known] = {}
         self._texts: dict[Path, asyncio.Task[ModelText]] = {}
+        self._ready: dict[str, ModelText] = {}
+        """Text sides by name: asked for on every request, so found without a look at the disk."""
 
     @property
     def names(self) -> list[str]:
@@ -50,7 +52,10 @@ class Models:
             return
         known = self._known.setdefault(record.model, _Known(created=int(time.time())))
         known.context_len = record.context_len or known.context_len
-        known.path = record.labels.get(PATH_LABEL, known.path)
+        path = record.labels.get(PATH_LABEL, known.path)
+        if path != known.path:
+            known.path = path
+            self._ready.pop(record.model, None)
 
     def pick(self, name: str, records: Iterable[WorkerRecord]) -> str | None:
         """The model that a request means; None while no worker has ever come; or `UnknownModel`."""
@@ -88,7 +93,10 @@ class Models:
 
     async def text(self, name: str) -> ModelText:
         """A known model's text side. Raises `ModelError` when no folder of it can be read here."""
-        return await self._load(self._find_folder(name))
+        text = self._ready.get(name)
+        if text is None:
+            text = self._ready[name] = await self._load(self._find_folder(name))
+        return text
 
     async def preload(self) -> None:
         """Loads the folder given, if any, before the first request. Raises `ModelError`."""
@@ -100,7 +108,7 @@ class Models:
         if task is None:
             task = asyncio.create_task(asyncio.to_thread(load_text, folder))
             self._texts[folder] = task
-            log.info("loading tokenizer", folder=str(folder))
+            task.add_done_callback(lambda done: _tell(folder, done))
         try:
             # Shielded: one client that leaves must not take the others' tokeniser with it.
             return await asyncio.shield(task)
@@ -123,3 +131,12 @@ class Models:
         raise ModelError(
             f"no readable folder of model {name!r} (tried: {tried}); start the gateway with --model"
         )
+
+
+def _tell(folder: Path, loaded: asyncio.Task[ModelText]) -> None:
+    """Says which library tokenises: a slow one costs milliseconds on long prompts."""
+    if loaded.cancelled() or loaded.exception() is not None:
+        return
+    encoder = loaded.result().encoder
+    tell = log.warning if encoder.reason else log.info
+    tell("tokenizer loaded", folder=str(folder), library=encoder.name, reason=encoder.reason)

@@ -14,7 +14,7 @@ from baton.text import ModelText
 from services.gateway import metrics
 from services.gateway.attempts import Attempt
 from services.gateway.frames import Delta, End, Submission
-from services.gateway.mailbox import Mailbox
+from services.gateway.mailbox import Mailbox, Turnstile
 from services.gateway.samples import Sample
 from services.gateway.traces import RequestTrace
 from services.gateway.types import Chunk, Final, GenerateCommand
@@ -25,6 +25,8 @@ LINGER_SECONDS = 1.0
 
 class Keeper(Protocol):
     """Who looks after requests."""
+
+    turnstile: Turnstile
 
     def on_trouble(self, request: Request, sample: Sample, error: BatonError) -> None:
         """A worker does not finish this sample: move it, or fail the request."""
@@ -49,7 +51,7 @@ class Request:
         self.arrived_at = command.arrived_at or now
         self.deadline = self.arrived_at + command.timeout_s
         self.samples = [Sample(index, text, command) for index in range(command.sample_count)]
-        self.mailbox = Mailbox()
+        self.mailbox = Mailbox(keeper.turnstile)
         self.failure: BatonError | None = None
         self.has_failed_engine = False
         self.first_write_at = 0.0
@@ -89,8 +91,20 @@ class Request:
         """A worker's news of one sample."""
         if self._is_over:
             return
-        self.trace.answered()
         sample = self.samples[delta.sample_index]
+        if delta.end is not None:
+            self._on_end(attempt, sample, delta)
+            return
+        chunk = sample.take(delta)
+        if chunk is not None:
+            self.tell(sample, chunk)
+        if sample.finish_reason is not None:  # a stop string has ended it
+            attempt.cancel(sample.index)
+            self._wait_a_little()
+
+    def _on_end(self, attempt: Attempt, sample: Sample, delta: Delta) -> None:
+        """A worker's last news of one sample."""
+        assert delta.end is not None
         trouble = self._trouble(sample, delta.end)
         chunk = sample.take(delta if trouble is None else replace(delta, end=None))
         if chunk is not None:
@@ -98,11 +112,9 @@ class Request:
         if trouble is not None and not sample.is_finished:
             attempt.leave(sample.index)
             self._keeper.on_trouble(self, sample, trouble)
-        elif delta.end is not None:
+        else:
             self._keep_timings(sample, delta.end)
             self.close(sample)
-        elif sample.is_finished:
-            attempt.cancel(sample.index)
         self._wait_a_little()
 
     def on_lost(self, attempt: Attempt, indices: Iterable[int], error: BatonError) -> None:
@@ -120,7 +132,9 @@ class Request:
     def tell(self, sample: Sample, chunk: Chunk) -> None:
         """Puts a chunk in front of the client."""
         now = time.monotonic()
-        if chunk.token_ids and sample.last_token_at:
+        if not sample.last_token_at:
+            self.trace.answered()
+        elif chunk.token_ids:
             metrics.inter_token.observe((now - sample.last_token_at) / len(chunk.token_ids))
         sample.last_token_at = now
         self.mailbox.put(chunk)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from baton.request import FinishReason, SamplingParams, SequenceTimings
-from baton.text import IncrementalDetokenizer, ModelText, StopStrings
+from baton.text import Detokenizer, ModelText, StopStrings
 from services.gateway.frames import Delta
 from services.gateway.types import Chunk, GenerateCommand, SampleSummary
 
@@ -29,7 +30,11 @@ class _Voice:
         self._stops = StopStrings(sampling.stop_strings)
         self._num_tokens = 0
         is_needed = command.want_text or not self._stops.is_empty
-        self._detokenizer = IncrementalDetokenizer(text) if is_needed else None
+        self._detokenizer = text.detokenizer() if is_needed else None
+        self.is_plain = self._stops.is_empty
+        """Whether all that tokens say may go out as it comes."""
+        self.push = self._detokenizer.push if self._detokenizer is not None else _silence
+        """The text that new tokens complete, for a plain voice."""
 
     def say(self, token_ids: list[int]) -> _Spoken:
         """The text that new tokens complete."""
@@ -52,7 +57,7 @@ class _Voice:
     def _may_stop(self) -> bool:
         return self._num_tokens >= self._min_tokens
 
-    def _say_one_by_one(self, detokenizer: IncrementalDetokenizer, token_ids: list[int]) -> _Spoken:
+    def _say_one_by_one(self, detokenizer: Detokenizer, token_ids: list[int]) -> _Spoken:
         # So that how many tokens count does not depend on how frames were cut.
         parts: list[str] = []
         for position, token_id in enumerate(token_ids, start=1):
@@ -65,6 +70,10 @@ class _Voice:
 
     def _heard(self, text: str) -> str:
         return text if self._wants_text else ""
+
+
+def _silence(_: Iterable[int]) -> str:
+    return ""
 
 
 class Sample:
@@ -100,8 +109,17 @@ class Sample:
 
     def take(self, delta: Delta) -> Chunk | None:
         """Adds a worker's news; returns what the client is to be told. Late tokens are dropped."""
-        if self.is_finished:
+        if self.finish_reason is not None:
             return None
+        new_ids = delta.token_ids
+        # The road of nearly every token: nothing to hold back, nothing that ends.
+        is_plain = self._voice.is_plain and delta.end is None and not self._unsaid and new_ids
+        if is_plain and new_ids[-1] not in self._stop_ids:
+            self.token_ids += new_ids
+            return Chunk(self.index, self._voice.push(new_ids), new_ids, delta.logprobs)
+        return self._take_carefully(delta)
+
+    def _take_carefully(self, delta: Delta) -> Chunk | None:
         reason = delta.end.reason if delta.end is not None else None
         words = self._words(delta.token_ids, reason)
         spoken = self._voice.say(words)

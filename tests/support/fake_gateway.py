@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from baton.errors import BatonError, NoWorker, UnknownModel
 from baton.request import FinishReason, SequenceTimings, TokenLogprobs
-from baton.text import IncrementalDetokenizer, ModelText, StopStrings
+from baton.text import ModelText, StopStrings
 from baton.tokens import TokenIds
 from services.gateway.types import Chunk, Final, GenerateCommand, ModelInfo, SampleSummary
 
@@ -102,7 +102,7 @@ class FakeGateway:
         token_ids = text.encode(answer, add_special_tokens=False)
         reason = FinishReason.STOP if len(token_ids) < sampling.max_tokens else FinishReason.LENGTH
         token_ids = token_ids[: sampling.max_tokens]
-        detokenizer, stops = IncrementalDetokenizer(text), StopStrings(sampling.stop_strings)
+        detokenizer, stops = text.detokenizer(), StopStrings(sampling.stop_strings)
         chunks = []
         for number, token_id in enumerate(token_ids, start=1):
             said = detokenizer.push([token_id])
