@@ -53,6 +53,30 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
 
+def process_tree(pid: int) -> list[int]:
+    """A process and its descendants. They live in threads' lists of children."""
+    found = [pid]
+    for parent in found:
+        for path in Path(f"/proc/{parent}/task").glob("*/children"):
+            found += map(int, path.read_text().split())
+    return found
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """The same of a process and all its descendants that run now."""
+    return sum(cpu_seconds(each) for each in process_tree(pid))
+
+
+def tree_resident_mib(pid: int) -> float:
+    """Resident memory of a process and its descendants; pages they share count for each."""
+    return sum(_resident_mib(each) for each in process_tree(pid))
+
+
+def _resident_mib(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 def _cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

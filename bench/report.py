@@ -44,6 +44,7 @@ class Report:
     machine: dict[str, str]
     is_quick: bool
     parts: tuple[PartResult, ...]
+    title: str = "Serving benchmark"
 
     @property
     def warnings(self) -> list[str]:
@@ -82,7 +83,7 @@ def to_terminal(part: PartResult) -> RenderableType:
 
 def to_markdown(report: Report) -> str:
     """A page for people."""
-    lines = ["# Serving benchmark", ""]
+    lines = [f"# {report.title}", ""]
     lines += [f"**Not for quoting: {warning}.**\n" for warning in report.warnings]
     lines += _grid(("", ""), [(name, value) for name, value in report.machine.items()])
     for part in report.parts:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from baton.cli.errors import ProcessFailed
 from baton.cli.supervisor import Patience, State, Supervisor
-from baton.cli.topology import ClusterOptions, Topology, plan
+from baton.cli.topology import DEMO_MODEL, ClusterOptions, ProcessSpec, Topology, plan
 from baton.rpc.channels import open_channel
 from baton.v1 import worker_pb2, worker_pb2_grpc
 from bench.failure import BenchFailed
-from bench.machine import cpu_seconds
+from bench.machine import tree_cpu_seconds, tree_resident_mib
 
 _PATIENCE = Patience(start_s=120.0, grace_s=15.0)
 _WORKER_REPLY_S = 10.0
@@ -24,7 +25,7 @@ _WORKER_REPLY_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class SystemSpec:
-    """What to run: Redis, one gateway, one decode worker and `prefill` prefill workers."""
+    """What to run: Redis, gateways, decode workers and `prefill` prefill workers."""
 
     title: str
     prefill: int
@@ -32,10 +33,17 @@ class SystemSpec:
     """For arithmetic, per worker."""
     flags: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """More flags by kind of process."""
+    decode: int = 1
+    gateways: int = 1
+    kvstores: int = 0
+    model: Path = DEMO_MODEL
+    engine: str = "model"
+    gateway_runner: tuple[str, ...] = ()
+    """Module and arguments that run the gateway's module inside; nothing: Python does."""
 
 
 class System:
-    """Running processes. They may be asked for by kind, since there is one of each."""
+    """Running processes, asked for by kind. Where a kind has several, addresses are the first's."""
 
     def __init__(self, spec: SystemSpec, topology: Topology, supervisor: Supervisor) -> None:
         self.spec = spec
@@ -49,18 +57,36 @@ class System:
     @property
     def http_address(self) -> str:
         """host:port of the gateway's HTTP door."""
-        return self._topology.of_kind("gateway")[0].http_address
+        return self.http_addresses[0]
+
+    @property
+    def http_addresses(self) -> tuple[str, ...]:
+        """Of every gateway's HTTP door."""
+        return tuple(spec.http_address for spec in self._topology.of_kind("gateway"))
+
+    @property
+    def grpc_addresses(self) -> tuple[str, ...]:
+        """Of every gateway's gRPC server."""
+        return tuple(spec.address for spec in self._topology.of_kind("gateway"))
 
     def metrics_url(self, kind: str) -> str:
         """Its Prometheus endpoint."""
         return f"http://{self._topology.of_kind(kind)[0].metrics_address}/metrics"
 
     def cpu_seconds(self) -> dict[str, float]:
-        """CPU time used since the start, by kind of process."""
-        return {
-            spec.name.partition("-")[0]: cpu_seconds(self._supervisor.pid(spec.name))
-            for spec in self._topology.processes
-        }
+        """CPU time used since the start, by kind of process, children included."""
+        return self._by_kind(tree_cpu_seconds)
+
+    def resident_mib(self) -> dict[str, float]:
+        """Memory in use, by kind of process, children included."""
+        return self._by_kind(tree_resident_mib)
+
+    def _by_kind(self, measure: Callable[[int], float]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for spec in self._topology.processes:
+            kind = spec.name.partition("-")[0]
+            found[kind] = found.get(kind, 0.0) + measure(self._supervisor.pid(spec.name))
+        return found
 
     async def worker(self, kind: str) -> worker_pb2.GetWorkerResponse:
         """What a worker says of itself now."""
@@ -77,8 +103,12 @@ class System:
 async def running_system(spec: SystemSpec, console: Console) -> AsyncIterator[System]:
     """Starts a system and stops it in the end. A process that falls over ends the benchmark."""
     options = ClusterOptions(
+        model=spec.model,
+        engine=spec.engine,
         prefill=spec.prefill,
-        kvstores=0,
+        decode=spec.decode,
+        gateways=spec.gateways,
+        kvstores=spec.kvstores,
         device="cpu",
         threads=spec.threads,
         port=0,
@@ -87,6 +117,8 @@ async def running_system(spec: SystemSpec, console: Console) -> AsyncIterator[Sy
         extra=spec.flags,
     )
     topology = plan(options)
+    if spec.gateway_runner:
+        topology = _with_runner(topology, spec.gateway_runner)
     task = asyncio.current_task()
     assert task is not None
     quiet = {process.name for process in topology.processes if process.is_quiet}
@@ -105,6 +137,19 @@ async def running_system(spec: SystemSpec, console: Console) -> AsyncIterator[Sy
     finally:
         watchdog.is_watching = False
         await supervisor.stop()
+
+
+def _with_runner(topology: Topology, runner: tuple[str, ...]) -> Topology:
+    """The gateways as `python -m RUNNER services.gateway FLAGS`."""
+
+    def wrap(spec: ProcessSpec) -> ProcessSpec:
+        if not spec.name.startswith("gateway"):
+            return spec
+        python, flag, *rest = spec.command
+        return replace(spec, command=(python, flag, *runner, *rest))
+
+    stages = tuple(tuple(wrap(spec) for spec in stage) for stage in topology.stages)
+    return replace(topology, stages=stages)
 
 
 class _Watchdog:

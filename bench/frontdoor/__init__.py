@@ -1,0 +1,1 @@
+"""What everything but arithmetic costs: doors, gateway, streams, scheduler, block pool."""
