@@ -38,6 +38,7 @@ def endpoints(topology: Topology) -> Table:
     for gateway in topology.of_kind("gateway"):
         table.add_row("OpenAI HTTP", f"http://{gateway.http_address}/v1")
         table.add_row("Baton gRPC", gateway.address)
+        table.add_row("KServe v2 gRPC", gateway.address)
     table.add_row("Redis", topology.redis_url)
     for spec in topology.processes:
         if spec.metrics_address:

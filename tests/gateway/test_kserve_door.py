@@ -295,3 +295,14 @@ async def test_a_model_whose_name_fits_no_header_is_not_found(door):
         await door.stub.ModelInfer(request(model_name="😀" * 100_000))
 
     assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("raw", [b"\xff", b"\x0a\x01\xff", b"\x2a\x7fab"])
+async def test_bytes_that_are_no_message_are_refused_by_both_calls(door, raw):
+    unary = door.channel.unary_unary(f"/{SERVICE_NAME}/ModelInfer")(raw)
+    stream = door.channel.stream_stream(f"/{SERVICE_NAME}/ModelStreamInfer")(iter([raw]))
+
+    for answer in (unary, stream.read()):
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await answer
+        assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT

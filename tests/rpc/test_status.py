@@ -18,13 +18,18 @@ from baton.v1 import kvstore_pb2, kvstore_pb2_grpc
 
 
 @pytest.fixture
-async def stub() -> AsyncIterator[Any]:
+async def channel() -> AsyncIterator[Any]:
     process = Process("example", Settings())
     Example().register(process)
     await process.start()
     async with open_channel(process.address) as channel:
-        yield kvstore_pb2_grpc.KvStoreServiceStub(channel)
+        yield channel
     await process.stop()
+
+
+@pytest.fixture
+def stub(channel: Any) -> Any:
+    return kvstore_pb2_grpc.KvStoreServiceStub(channel)
 
 
 async def failure_of(call: Any) -> grpc.aio.AioRpcError:
@@ -96,6 +101,19 @@ async def test_the_transports_own_statuses_become_errors(stub: Any) -> None:
 
     assert type(from_rpc_error(late)) is errors.DeadlineExceeded
     assert type(from_rpc_error(gone)) is errors.WorkerLost
+
+
+@pytest.mark.parametrize("raw", [b"\xff", b"\x0a\x7fab"])
+@pytest.mark.parametrize("name", ["FindMissing", "Get", "Put"])
+async def test_bytes_that_are_no_message_are_the_clients_mistake(channel: Any, name, raw) -> None:
+    path = f"/baton.v1.KvStoreService/{name}"
+    kinds = {"Get": channel.unary_stream, "Put": channel.stream_unary}
+    call = kinds.get(name, channel.unary_unary)(path)(iter([raw]) if name == "Put" else raw)
+
+    failure = await failure_of(call.read() if name == "Get" else call)
+
+    assert failure.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "is not one of this call's" in str(failure.details())
 
 
 async def test_an_unknown_method_stays_unimplemented(stub: Any) -> None:

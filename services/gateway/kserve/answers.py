@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from baton.kserve.v2 import inference_pb2 as pb
 from baton.request import FinishReason, TokenLogprobs
-from services.gateway.kserve.requests import VERSION, Question
-from services.gateway.kserve.tensors import Output, numbers, strings, write_outputs
+from services.gateway.kserve.requests import USUAL_OUTPUTS, VERSION, Question
+from services.gateway.kserve.tensors import Output, numbers, packed, strings, write_outputs
 from services.gateway.types import Chunk, GenerateCommand
 
 FINAL = "triton_final_response"
@@ -29,6 +29,8 @@ class Responses:
         self._outputs = question.outputs
         self._is_stream = is_stream
         self._has_empty_final = is_stream and question.wants_empty_final
+        self._is_usual = is_stream and question.outputs == USUAL_OUTPUTS
+        self._usual: pb.ModelInferResponse | None = None
         self._num_input = len(command.token_ids)
         self._num_output = 0
         self._blank = pb.ModelInferResponse(
@@ -41,6 +43,8 @@ class Responses:
         """The response for new tokens; None when it would say nothing."""
         self._num_output += len(chunk.token_ids)
         is_last = chunk.finish_reason is not None
+        if self._is_usual and chunk.text and not is_last:
+            return self._usual_part(chunk.text)
         # Counts in the end are right whatever was left out before; ids and numbers are not.
         is_empty = not chunk.text and not (chunk.logprobs or "output_ids" in self._outputs)
         if is_empty and not is_last:
@@ -66,6 +70,17 @@ class Responses:
     def end(self) -> pb.ModelInferResponse | None:
         """The empty response behind the last part, for who asked for it."""
         return self._new(is_final=True) if self._has_empty_final else None
+
+    def _usual_part(self, text: str) -> pb.ModelInferResponse:
+        """A part that differs from the ones before it in its text only: most parts are such."""
+        if self._usual is None:
+            self._usual = self._new(is_final=False)
+            write_outputs(self._usual, self._tensors(Chunk(0, "", ())))
+            del self._usual.raw_output_contents[:]
+        response = pb.ModelInferResponse()
+        response.CopyFrom(self._usual)
+        response.raw_output_contents.extend((packed(text), packed("")))
+        return response
 
     def _new(self, is_final: bool) -> pb.ModelInferResponse:
         response = pb.ModelInferResponse()

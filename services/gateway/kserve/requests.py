@@ -24,7 +24,8 @@ OUTPUTS = (
     *("text_output", "finish_reason", "output_ids", "logprobs", "top_logprob_ids", "top_logprobs"),
     *("num_input_tokens", "num_output_tokens"),
 )
-_USUAL = frozenset({"text_output", "finish_reason"})
+USUAL_OUTPUTS = frozenset({"text_output", "finish_reason"})
+"""What an answer holds when nothing else is asked for."""
 # Parameters by which an answer gets more than the usual tensors, called like these.
 _ASKED_BY_FLAG = frozenset({"output_ids", "num_input_tokens", "num_output_tokens"})
 _OF_LOGPROBS = frozenset({"logprobs", "top_logprob_ids", "top_logprobs"})
@@ -131,7 +132,7 @@ def _outputs(
     asked = {name for name in _ASKED_BY_FLAG if values.get(name)}
     if requested:
         return frozenset(message.name for message in requested) | asked
-    return _USUAL | asked | (_OF_LOGPROBS if "logprobs_count" in values else frozenset())
+    return USUAL_OUTPUTS | asked | (_OF_LOGPROBS if "logprobs_count" in values else frozenset())
 
 
 def _timeout_s(values: dict[str, Any], origin: Origin) -> float:

@@ -191,10 +191,15 @@ class Output:
     raw: bytes
 
 
+def packed(text: str) -> bytes:
+    """An element of a BYTES tensor: itself behind its length."""
+    content = text.encode()
+    return _LENGTH.pack(len(content)) + content
+
+
 def strings(name: str, text: str) -> Output:
     """A BYTES tensor of one element."""
-    content = text.encode()
-    return Output(name, "BYTES", (1,), _LENGTH.pack(len(content)) + content)
+    return Output(name, "BYTES", (1,), packed(text))
 
 
 def numbers(
