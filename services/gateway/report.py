@@ -52,7 +52,8 @@ def _log_end(request: Request, total_s: float, error: BatonError | None) -> None
     samples = request.samples
     ttft_s = request.first_write_at - request.arrived_at if request.first_write_at else None
     reasons = [sample.finish_reason.name if sample.finish_reason else "NONE" for sample in samples]
-    log.info(
+    logs.info(
+        __name__,
         "request ended",
         **_names(request),
         outcome="ok" if error is None else error.status.reason,

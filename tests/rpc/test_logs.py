@@ -43,6 +43,28 @@ def test_a_json_line_says_who_which_request_and_what(stream: io.StringIO) -> Non
     }
 
 
+def test_the_short_road_writes_the_same_line(stream: io.StringIO) -> None:
+    logs.configure("decode", "decode-1", form="json", stream=stream)
+    logs.bind(request_id="r1")
+
+    logs.get_logger("some.module").info("ended", seconds=0.5, who="\u00e9")
+    logs.info("some.module", "ended", seconds=0.5, who="\u00e9")
+
+    long, short = map(json.loads, stream.getvalue().splitlines())
+    assert len(long.pop("timestamp")) == len(short.pop("timestamp"))
+    assert long == short
+
+
+def test_the_short_road_keeps_to_level_and_form(stream: io.StringIO) -> None:
+    logs.configure(form="json", level="warning", stream=stream)
+    logs.info("x", "quiet")
+    logs.configure(form="terminal", stream=stream)
+    logs.info("x", "shown", n=1)
+
+    assert "quiet" not in stream.getvalue()
+    assert "n=1" in stream.getvalue()
+
+
 def test_lines_of_the_standard_library_look_the_same(stream: io.StringIO) -> None:
     logs.configure("decode", form="json", stream=stream)
     logs.bind(request_id="r1")
