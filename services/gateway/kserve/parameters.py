@@ -157,11 +157,13 @@ PARAMETERS: Mapping[str, Parameter] = {
     "return_num_output_tokens": Parameter("num_output_tokens", _flag, "BOOL"),
     "triton_enable_empty_final_response": Parameter("wants_empty_final", _flag, "BOOL"),
 }
+SLO_NAMES = ("target_ttft_ms", "target_itl_ms", "expected_output_count")
 NAMES: Mapping[str, str] = {
     "text": "text_input",
     "token_ids": "input_ids",
     "request_id": "id",
     **{parameter.key: name for name, parameter in PARAMETERS.items()},
+    **{f"slo.{name}": name for name in SLO_NAMES},
 }
 """What fields of `GenerateFields` are called here."""
 
