@@ -1,4 +1,4 @@
-"""All that is textual about a model: tokeniser, chat template, detokeniser, stop strings."""
+"""All that is textual about a model: tokeniser, chat template, detokeniser, stop strings, parsers."""
 
 from __future__ import annotations
 

@@ -18,6 +18,8 @@ from baton.errors import InvalidRequest, ModelError
 
 Message = Mapping[str, Any]
 
+RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+
 
 class ChatTemplate:
     """Turns a conversation into a prompt. Holds the templates of one model by name."""
@@ -34,27 +36,46 @@ class ChatTemplate:
         messages: Sequence[Message],
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt with its special tokens. What the template refuses is an `InvalidRequest`."""
+        """The prompt with its special tokens. What the template refuses is an `InvalidRequest`.
+
+        `arguments` are a client's own, such as `enable_thinking`; `reserved` names can't be given.
+        """
         template = self._choose(with_tools=bool(tools))
         try:
             return template.render(
-                messages=[dict(message) for message in messages],
-                tools=list(tools) if tools else None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
+                {
+                    **(arguments or {}),
+                    **self._special_tokens,
+                    "messages": [dict(message) for message in messages],
+                    "tools": list(tools) if tools else None,
+                    "documents": None,
+                    "add_generation_prompt": add_generation_prompt,
+                }
             )
         except jinja2.TemplateError as error:
             raise InvalidRequest(
                 f"messages do not fit the model's chat template: {error}.", field="messages"
             ) from error
         # A template is a program: what it trips over in the messages may surface as any of these.
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise InvalidRequest(
                 f"messages made the model's chat template fail: {type(error).__name__}: {error}.",
                 field="messages",
             ) from error
+
+    @property
+    def reserved(self) -> frozenset[str]:
+        """Names that a client's own arguments must not have."""
+        return RESERVED | self._special_tokens.keys()
 
     def _choose(self, with_tools: bool) -> jinja2.Template:
         names = ("tool_use", "default") if with_tools else ("default",)

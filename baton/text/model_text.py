@@ -15,6 +15,7 @@ from baton.text import folder as files
 from baton.text.byte_detokenizer import ByteDetokenizer, Spellings
 from baton.text.chat import ChatTemplate, Message, template_sources
 from baton.text.detokenizer import IncrementalDetokenizer
+from baton.text.dialect import PLAIN, Dialect, dialect_of
 from baton.text.encoder import Encoder
 from baton.text.folder import GenerationDefaults
 from baton.tokens import TokenIds
@@ -31,6 +32,7 @@ class ModelFacts:
     context_len: int
     special_tokens: Mapping[str, str]
     fingerprint: str
+    dialect: Dialect = PLAIN
 
 
 class Detokenizer(Protocol):
@@ -58,6 +60,7 @@ class ModelText:
         self.context_len = facts.context_len
         self.special_tokens = facts.special_tokens
         self.fingerprint = facts.fingerprint
+        self.dialect = facts.dialect
         self._known_ids = frozenset(tokenizer.get_vocab(with_added_tokens=True).values())
         self._special_ids = frozenset(
             token_id
@@ -133,9 +136,15 @@ class ModelText:
         messages: Sequence[Message],
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt of a conversation. Raises `InvalidRequest` when the template refuses it."""
-        return self._template.render(messages, add_generation_prompt, tools)
+        return self._template.render(messages, add_generation_prompt, tools, arguments)
+
+    @property
+    def reserved_arguments(self) -> frozenset[str]:
+        """Names of template arguments that are not for clients to give."""
+        return self._template.reserved
 
     def encode_chat(
         self,
@@ -175,9 +184,12 @@ def load_text(folder: str | Path) -> ModelText:
     special_tokens = files.special_tokens(
         files.read_optional_json(path / "special_tokens_map.json"), tokenizer_config
     )
-    template = ChatTemplate(template_sources(path, tokenizer_config), special_tokens)
+    sources = template_sources(path, tokenizer_config)
+    template = ChatTemplate(sources, special_tokens)
+    dialect = dialect_of(sources.values(), tokenizer.get_vocab(with_added_tokens=True))
+    facts = _facts(path, tokenizer, special_tokens, dialect)
     encoder = Encoder(tokenizer, (path / "tokenizer.json").read_text(encoding="utf-8"))
-    return ModelText(tokenizer, encoder, template, _facts(path, tokenizer, special_tokens))
+    return ModelText(tokenizer, encoder, template, facts)
 
 
 def _load_tokenizer(folder: Path) -> Tokenizer:
@@ -201,7 +213,9 @@ def _load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _facts(folder: Path, tokenizer: Tokenizer, special_tokens: Mapping[str, str]) -> ModelFacts:
+def _facts(
+    folder: Path, tokenizer: Tokenizer, special_tokens: Mapping[str, str], dialect: Dialect
+) -> ModelFacts:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; name a complete Hugging Face model folder.")
     config = files.read_json(folder / "config.json")
@@ -216,6 +230,7 @@ def _facts(folder: Path, tokenizer: Tokenizer, special_tokens: Mapping[str, str]
         context_len=files.context_len(folder, config),
         special_tokens=special_tokens,
         fingerprint=files.fingerprint(folder),
+        dialect=dialect,
     )
 
 

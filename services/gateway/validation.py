@@ -208,7 +208,10 @@ async def _prompt(
     if fields.messages is not None:
         if not fields.messages:
             raise refusal.of("messages", "is empty; at least one message is needed")
-        prompt = text.render_chat(fields.messages)
+        _check_template_arguments(fields, text, refusal)
+        prompt = text.render_chat(
+            fields.messages, tools=fields.tools, arguments=fields.template_arguments
+        )
         token_ids = await gateway.encode(text, prompt, add_special_tokens=False)
     else:
         if not fields.text:
@@ -218,6 +221,14 @@ async def _prompt(
         name = "messages" if fields.messages is not None else "text"
         raise refusal.of(name, "yields no tokens; at least one token is needed")
     return token_ids, int((time.perf_counter() - started) * 1e6)
+
+
+def _check_template_arguments(fields: GenerateFields, text: ModelText, refusal: _Refusal) -> None:
+    for name in fields.template_arguments:
+        if name in text.reserved_arguments:
+            raise refusal.of(
+                "template_arguments", f"holds {name!r}, which is not for clients to give"
+            )
 
 
 def _packed(token_ids: Sequence[int], vocab_size: int, refusal: _Refusal) -> TokenIds:
