@@ -1,4 +1,4 @@
-"""All that is textual about a model: tokeniser, chat template, detokeniser, stop strings, parsers."""
+"""All that is textual about a model: tokeniser, chat template, detokeniser, parsers."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ SEPARATOR = ";"
 
 
 class Llama3Parser(CallParser):
-    """A reply that begins with `{` may be calls, and so may what follows the tag, which is optional.
+    """A reply that begins with `{` may be calls, and so may what follows the optional tag.
 
     With no mark around them, only objects that name a known tool are calls.
     """

@@ -24,6 +24,11 @@ class ThinkParser:
         """Whether the reasoning has begun and not ended."""
         return self._step in (self._lead_in, self._think)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether all that comes is text."""
+        return self._step in (self._lead_out, self._answer)
+
     def push(self, text: str) -> list[Delta]:
         """See `Parser`."""
         rest, self._held = self._held + text, ""

@@ -16,6 +16,7 @@ from services.gateway.grpc_door import SERVICE_NAME, GatewayService
 from services.gateway.models import Models
 from services.gateway.openai import HttpServer, app
 from services.gateway.openai.app import HttpLimits
+from services.gateway.openai.replies import ReplySettings
 from services.gateway.placement import Placer
 from services.gateway.settings import Settings
 from services.gateway.snapshots import WorkerDesk
@@ -59,7 +60,12 @@ async def build(process: Process, settings: Settings) -> None:
 
 
 def _add_http(process: Process, settings: Settings, core: Core) -> None:
-    limits = HttpLimits(max_timeout_s=settings.max_timeout_seconds)
+    limits = HttpLimits(
+        max_timeout_s=settings.max_timeout_seconds,
+        keepalive_s=settings.sse_keepalive_seconds,
+        cors_origins=settings.cors_origins,
+        replies=ReplySettings(settings.tool_parser, settings.reasoning_parser),
+    )
     http = HttpServer(app(core, limits, lambda: process.is_draining), settings.http_listen)
     process.add(http)
     process.on_drain(http.drain)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 from pydantic import model_validator as validates_model
 from pydantic_settings import SettingsConfigDict
 
-from baton.rpc.settings import Address, Addresses, OptionalAddress, ServiceSettings
+from baton.rpc.settings import Address, Addresses, OptionalAddress, ServiceSettings, Words
 
 
 class Settings(ServiceSettings):
@@ -39,6 +39,15 @@ class Settings(ServiceSettings):
     """More uncached prompt tokens than this are computed by a prefill worker."""
     max_migrations: Annotated[int, Field(ge=0)] = 3
     """How often one sample may move to another decode worker."""
+
+    tool_parser: Literal["auto", "hermes", "llama3", "none"] = "auto"
+    """How the model writes tool calls; auto: as its chat template and tokens show."""
+    reasoning_parser: Literal["auto", "think", "none"] = "auto"
+    """How the model marks its reasoning; auto: as its chat template and tokens show."""
+    sse_keepalive_seconds: Annotated[float, Field(ge=0)] = 15.0
+    """Send a comment to a stream that is silent for so long, in seconds; 0: never."""
+    cors_origins: Words = ()
+    """Origins whose web pages may use the HTTP door, separated by commas; *: any; empty: none."""
 
     @validates_model(mode="after")
     def _knows_where_workers_are(self) -> Self:

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
 TEXT: dict[str, Any] = {"prompt": "hello"}
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
 
 
 async def refusal(door: Door, path: str, body: object, status: int = 400) -> dict[str, Any]:
@@ -82,6 +83,37 @@ async def test_a_value_out_of_range_is_named_with_its_limit(
         ("/v1/chat/completions", {"messages": [{"content": "x"}]}, "messages[0].role", "missing"),
         (
             "/v1/chat/completions",
+            {"messages": [{"role": "wizard", "content": "x"}]},
+            "messages[0].role",
+            "one of system, developer, user, assistant, tool",
+        ),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "tool", "content": "x"}]},
+            "messages[0]",
+            "tool_call_id",
+        ),
+        ("/v1/chat/completions", {**CHAT, "tools": [TOOL]}, "tools", "--tool-parser"),
+        ("/v1/chat/completions", {**CHAT, "tools": [{}]}, "tools[0].type", "missing"),
+        ("/v1/chat/completions", {**CHAT, "tools": [TOOL, TOOL]}, "tools", "'f' twice"),
+        ("/v1/chat/completions", {**CHAT, "tools": [TOOL] * 129}, "tools", "at most 128"),
+        ("/v1/chat/completions", {**CHAT, "tool_choice": "required"}, "tool_choice", "none"),
+        ("/v1/chat/completions", {**CHAT, "tool_choice": "maybe"}, "tool_choice", "auto"),
+        (
+            "/v1/chat/completions",
+            {**CHAT, "tools": [TOOL], "tool_choice": {**TOOL, "function": {"name": "g"}}},
+            "tool_choice",
+            "'g'",
+        ),
+        (
+            "/v1/chat/completions",
+            {**CHAT, "chat_template_kwargs": {"messages": []}},
+            "chat_template_kwargs",
+            "'messages'",
+        ),
+        ("/v1/completions", {**TEXT, "tools": [TOOL]}, "tools", "not supported"),
+        (
+            "/v1/chat/completions",
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             "messages[0].content",
             "parts of type text",
@@ -134,10 +166,8 @@ async def test_a_malformed_field_is_named(
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
         ("functions", [{"name": "f"}]),
+        ("function_call", "auto"),
         ("response_format", {"type": "json_object"}),
         ("response_format", {"type": "json_schema", "json_schema": {}}),
         ("audio", {"voice": "alloy", "format": "wav"}),
@@ -146,7 +176,6 @@ async def test_a_malformed_field_is_named(
         ("guided_regex", "a+"),
         ("skip_special_tokens", False),
         ("use_beam_search", True),
-        ("chat_template_kwargs", {"enable_thinking": False}),
     ],
 )
 async def test_what_would_change_the_answer_and_is_not_supported_is_refused_by_name(
@@ -170,6 +199,12 @@ async def test_what_would_change_the_answer_and_is_not_supported_is_refused_by_n
         b"null",
         b"\xff\xfe{}",
         b'{"prompt": "\\ud800"}',
+        b'{"prompt": "\xff"}',
+        b'{"prompt": "a", "user": "\\udfff"}',
+        b'{"prompt": "a", "prompt": "b"}',
+        b'{"prompt": "a", "metadata": {"a": 1, "\\u0061": 2}}',
+        b'{"prompt": "a", "metadata": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+        b'{"prompt": "a", "metadata": ' + b'{"a":' * 10_000 + b"1" + b"}" * 10_001,
         b'{"prompt": "a", "temperature": NaN}',
         b'{"prompt": ' + b"[" * 100_000,
         b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}",
@@ -205,6 +240,17 @@ async def test_a_body_that_is_too_long_is_refused_before_it_is_read(door: Door) 
     assert (announced.status_code, chunked.status_code) == (413, 413)
     assert "8,388,609 bytes; at most 8,388,608" in announced.json()["error"]["message"]
     assert "at most 8,388,608" in chunked.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", "nonsense"])
+async def test_a_body_that_is_not_said_to_be_json_is_refused(door: Door, kind: str) -> None:
+    headers = {"content-type": kind}
+
+    response = await door.http.post("/v1/completions", content=b"{}", headers=headers)
+
+    assert response.status_code == 415
+    assert kind in response.json()["error"]["message"]
+    assert "application/json" in response.json()["error"]["message"]
 
 
 async def test_wrong_paths_and_methods_get_errors_in_the_same_form(door: Door) -> None:

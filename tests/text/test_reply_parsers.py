@@ -16,7 +16,7 @@ from baton.text.llama3 import Llama3Parser
 from baton.text.reply import CallDelta, Chain, Delta, Parser, ReasoningDelta, TextDelta
 from baton.text.thinking import ThinkParser, is_left_open
 
-LONG = json.dumps({"name": "write", "arguments": {"text": "x{}\\n\"" * HOLD_CHARACTERS}})
+LONG = json.dumps({"name": "write", "arguments": {"text": 'x{}\\n"' * HOLD_CHARACTERS}})
 LONG_LLAMA = LONG.replace('"arguments"', '"parameters"')
 NAMES = {"weather", "time", "write"}
 

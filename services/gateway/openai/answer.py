@@ -13,9 +13,8 @@ from baton.rpc import logs
 from services.gateway.openai.calls import Call
 from services.gateway.openai.errors import json_response, shutting_down
 from services.gateway.openai.merge import news_of
-from services.gateway.openai.pieces import Pieces, Usage
-from services.gateway.openai.shapes import Shape
-from services.gateway.openai.writers import EventWriter, WholeWriter
+from services.gateway.openai.pieces import ParsedPieces, Pieces, Taker, Usage
+from services.gateway.openai.writers import Events, Whole
 from services.gateway.types import Final, Gateway
 
 log = logs.get_logger(__name__)
@@ -25,7 +24,7 @@ READING_SECONDS = 30.0
 
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
+    (b"cache-control", b"no-cache, no-transform"),
     # Proxies must not gather events into larger pieces.
     (b"x-accel-buffering", b"no"),
 ]
@@ -34,17 +33,23 @@ _STREAM_HEADERS = [
 class Answer(Response):
     """Answers one call. An error before the first byte is raised and decides the status."""
 
-    def __init__(self, gateway: Gateway, call: Call, shape: Shape) -> None:
+    def __init__(
+        self, gateway: Gateway, call: Call, events: Events, whole: Whole, keepalive_s: float = 0.0
+    ) -> None:
         first = call.commands[0]
         self.background = None
         self._gateway = gateway
         self._call = call
-        self._pieces = Pieces(first.sample_count, call.echoes)
+        self._pieces = _taker(call)
         self._usage = Usage()
-        self._events = EventWriter(shape, first.request_id, first.model, call.includes_usage)
-        self._whole = WholeWriter(shape, first.request_id, first.model)
+        self._events = events
+        self._whole = whole
+        self._keepalive_s = keepalive_s if call.is_stream else 0.0
         self._is_begun = False
         self._is_complete = False
+        self._is_quiet = False
+        """Whether nothing was sent since the last look."""
+        self._is_sending = False
         # The gateway ends requests in time; only a client that does not read can make this longer.
         self._limit_s = first.timeout_s + READING_SECONDS
 
@@ -54,9 +59,7 @@ class Answer(Response):
         work = asyncio.create_task(run)
         gone = asyncio.create_task(_until_gone(receive))
         try:
-            await asyncio.wait(
-                {work, gone}, timeout=self._limit_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            await self._watch({work, gone}, send)
             if work.done():
                 work.result()
             elif not gone.done():
@@ -72,16 +75,38 @@ class Answer(Response):
             work.cancel()
             gone.cancel()
 
+    async def _watch(self, tasks: set[asyncio.Task[None]], send: Send) -> None:
+        """Waits for the first to end, or for the limit, and keeps a silent stream alive."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._limit_s
+        # Looked at twice in the time, so that a silence is never much longer than asked for.
+        period_s = self._keepalive_s / 2 or self._limit_s
+        while (left_s := until - loop.time()) > 0:
+            done, _ = await asyncio.wait(
+                tasks, timeout=min(left_s, period_s), return_when=asyncio.FIRST_COMPLETED
+            )
+            if done:
+                return
+            # A client that doesn't read is sent no more.
+            if self._keepalive_s and self._is_quiet and not self._is_sending:
+                await self._begin(send)
+                await send(_KEEPALIVE)
+            self._is_quiet = True
+
     async def _stream(self, send: Send) -> None:
         async with aclosing(news_of(self._gateway, self._call.commands)) as news:
             async for index, item in news:
                 if isinstance(item, Final):
                     self._usage.add(item)
                 elif (piece := self._pieces.take(index, item)) is not None:
+                    self._is_sending = True
                     await self._begin(send)
                     await send(_part(self._events.piece(piece)))
+                    self._is_quiet = self._is_sending = False
+        self._is_sending = True
         await self._begin(send)
         self._is_complete = True
+        self._usage.num_reasoning_tokens = self._pieces.num_reasoning_tokens
         await send(_part(self._events.end(self._usage), is_last=True))
 
     async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,6 +117,7 @@ class Answer(Response):
                 elif (piece := self._pieces.take(index, item)) is not None:
                     self._whole.add(piece)
         self._is_begun = self._is_complete = True
+        self._usage.num_reasoning_tokens = self._pieces.num_reasoning_tokens
         await json_response(self._whole.body(self._usage))(scope, receive, send)
 
     async def _begin(self, send: Send) -> None:
@@ -110,6 +136,16 @@ class Answer(Response):
 
 def _part(content: bytes, is_last: bool = False) -> Message:
     return {"type": "http.response.body", "body": content, "more_body": not is_last}
+
+
+_KEEPALIVE = _part(b": keep-alive\n\n")
+
+
+def _taker(call: Call) -> Taker:
+    count = call.commands[0].sample_count
+    if call.new_reply is None:
+        return Pieces(count, call.echoes)
+    return ParsedPieces(count, call.new_reply, call.thinks)
 
 
 def _known(error: Exception) -> BatonError:

@@ -8,26 +8,35 @@ from dataclasses import dataclass
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from baton.errors import BatonError, EngineFailed, UnknownModel
+from baton.errors import BatonError, UnknownModel
 from baton.rpc import metrics
 from services.gateway.openai.answer import Answer
-from services.gateway.openai.calls import Caller, Resolver
-from services.gateway.openai.envelope import Envelope, request_id_of
+from services.gateway.openai.calls import Call, Caller, Resolver
+from services.gateway.openai.envelope import Envelope, request_id_of, traceparent_of
 from services.gateway.openai.errors import error_response, json_response, plain_body
-from services.gateway.openai.shapes import ChatShape, CompletionShape
+from services.gateway.openai.reading import read_body
+from services.gateway.openai.replies import AUTO, ReplySettings
+from services.gateway.openai.shapes import ChatShape, CompletionShape, Shape
+from services.gateway.openai.writers import EventWriter, WholeWriter
 from services.gateway.types import Gateway, ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What a client may ask of the door."""
+    """What a client may ask of the door, and how the door behaves."""
 
     max_body_bytes: int = 8 << 20
     max_timeout_s: float = 600.0
+    keepalive_s: float = 15.0
+    """A stream that is silent for so long gets a comment; 0: never."""
+    cors_origins: tuple[str, ...] = ()
+    """Web pages of these may use the door; `*`: of any; empty: of none."""
+    replies: ReplySettings = AUTO
 
 
 def app(
@@ -36,7 +45,8 @@ def app(
     is_draining: Callable[[], bool] = lambda: False,
 ) -> Starlette:
     """The whole door; `is_draining` turns `/health` to 503 before the port closes."""
-    door = _Door(gateway, limits or HttpLimits(), is_draining)
+    limits = limits or HttpLimits()
+    door = _Door(gateway, limits, is_draining)
     return Starlette(
         routes=[
             Route("/v1/chat/completions", door.chat, methods=["POST"]),
@@ -46,14 +56,28 @@ def app(
             Route("/health", door.health),
             Route("/metrics", _metrics),
         ],
-        middleware=[Middleware(Envelope)],
+        middleware=[*_cors(limits.cors_origins), Middleware(Envelope)],
         exception_handlers={
             BatonError: _on_error,
             HTTPException: _on_http_error,
             ClientDisconnect: _on_gone,
-            Exception: _on_defect,
         },
     )
+
+
+def _cors(origins: tuple[str, ...]) -> list[Middleware]:
+    """Outermost, since errors need its headers too."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=("x-request-id", "traceparent", "retry-after", "retry-after-ms"),
+        )
+    ]
 
 
 class _Door:
@@ -65,17 +89,23 @@ class _Door:
         self._gateway = gateway
         self._limits = limits
         self._is_draining = is_draining
-        self._resolver = Resolver(gateway, limits.max_timeout_s)
+        self._resolver = Resolver(gateway, limits.max_timeout_s, limits.replies)
 
     async def chat(self, request: Request) -> Response:
-        body = await _read(request, self._limits.max_body_bytes)
+        body = await read_body(request, self._limits.max_body_bytes)
         call = await self._resolver.chat(body, _caller(request))
-        return Answer(self._gateway, call, ChatShape(call.text))
+        return self._answer(call, ChatShape(call.text))
 
     async def completion(self, request: Request) -> Response:
-        body = await _read(request, self._limits.max_body_bytes)
+        body = await read_body(request, self._limits.max_body_bytes)
         call = await self._resolver.completion(body, _caller(request))
-        return Answer(self._gateway, call, CompletionShape(call.text))
+        return self._answer(call, CompletionShape(call.text))
+
+    def _answer(self, call: Call, shape: Shape) -> Answer:
+        first = call.commands[0]
+        events = EventWriter(shape, first.request_id, first.model, call.includes_usage)
+        whole = WholeWriter(shape, first.request_id, first.model)
+        return Answer(self._gateway, call, events, whole, self._limits.keepalive_s)
 
     async def models(self, _: Request) -> Response:
         models = [_model_body(model) for model in self._gateway.models()]
@@ -117,25 +147,8 @@ def _model_body(model: ModelInfo) -> dict[str, object]:
 def _caller(request: Request) -> Caller:
     return Caller(
         request_id=request_id_of(request.scope),
-        traceparent=request.headers.get("traceparent", ""),
+        traceparent=traceparent_of(request.scope),
     )
-
-
-async def _read(request: Request, limit: int) -> bytes:
-    """The body. One that is too long is refused before it is held in memory."""
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
-        raise _too_long(f"{int(length):,} bytes", limit)
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > limit:
-            raise _too_long(f"more than {limit:,} bytes", limit)
-    return bytes(body)
-
-
-def _too_long(size: str, limit: int) -> HTTPException:
-    return HTTPException(413, f"The body has {size}; at most {limit:,} are allowed.")
 
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
@@ -158,8 +171,3 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 async def _on_gone(_: Request, __: Exception) -> Response:
     # Nobody reads this; the status is for the metrics.
     return Response(status_code=499)
-
-
-async def _on_defect(_: Request, __: Exception) -> Response:
-    # Starlette raises it again behind this answer, and the server logs it.
-    return error_response(EngineFailed("The request failed: an internal error."))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from services.gateway.openai.messages import ChatMessage
+from services.gateway.openai.tools import Tool
 
 Prompt = str | list[int]
 
@@ -84,35 +87,6 @@ class CompletionBody(GenerateBody):
         )
 
 
-class ChatMessage(BaseModel):
-    """One turn. What the chat template may want besides role and content is kept."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-    role: str = Field(min_length=1)
-    content: str = ""
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _text_of(cls, value: object) -> object:
-        """Text parts are joined by line breaks; None, as in a turn of tool calls, is no text."""
-        match value:
-            case None:
-                return ""
-            case str():
-                return value
-            case list() if all(_is_text_part(part) for part in value):
-                return "\n".join(part["text"] for part in value)
-        raise ValueError(
-            "should be a string or a list of parts of type text; no other is supported"
-        )
-
-    def as_template_sees_it(self) -> dict[str, Any]:
-        """The message as a dict. `developer` is what newer clients call `system`."""
-        role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": self.content, **(self.model_extra or {})}
-
-
 class ChatBody(GenerateBody):
     """`/v1/chat/completions`."""
 
@@ -120,13 +94,11 @@ class ChatBody(GenerateBody):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 def _is_token_ids(value: object) -> bool:
     return isinstance(value, list) and all(type(entry) is int for entry in value)
-
-
-def _is_text_part(part: object) -> bool:
-    return (
-        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
-    )

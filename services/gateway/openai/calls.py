@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
+from typing import Any
 
 from baton.errors import InvalidRequest
 from baton.text import ModelText
 from services.gateway.openai.bodies import ChatBody, CompletionBody, GenerateBody, Prompt
-from services.gateway.openai.errors import from_validation
+from services.gateway.openai.reading import parsed
+from services.gateway.openai.replies import (
+    AUTO,
+    NewReply,
+    ReplySettings,
+    check_tools,
+    forcing_guide,
+    new_reply,
+)
+from services.gateway.openai.tools import NO_TOOLS, ToolUse, tool_use
 from services.gateway.openai.unsupported import refuse_unsupported
 from services.gateway.types import Gateway, GenerateCommand
 from services.gateway.validation import MAX_SAMPLES, GenerateFields, resolve
@@ -27,11 +34,10 @@ _NAMES = {
     "request_id": "x-request-id",
     "sample_count": "n",
     "stop_strings": "stop",
+    "template_arguments": "chat_template_kwargs",
     "text": "prompt",
     "token_ids": "prompt",
 }
-
-BodyT = TypeVar("BodyT", bound=GenerateBody)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,10 @@ class Call:
     includes_usage: bool
     echoes: tuple[str, ...]
     """What precedes the answer to each prompt; empty: nothing does."""
+    new_reply: NewReply | None = None
+    """Makes what parses the text of a choice; None: it is all text."""
+    thinks: bool = False
+    """Whether usage tells how many tokens were reasoning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +70,11 @@ class Resolver:
 
     gateway: Gateway
     max_timeout_s: float = 600.0
+    replies: ReplySettings = AUTO
 
     async def chat(self, content: bytes, caller: Caller) -> Call:
         """`/v1/chat/completions`."""
-        body = _parsed(ChatBody, content)
+        body = parsed(ChatBody, content)
         _check(body)
         if body.top_logprobs is not None and not body.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs to be true.", field="top_logprobs")
@@ -73,15 +84,34 @@ class Resolver:
             max_tokens=_max_tokens(limit, getattr(body, limit)),
             messages=[message.as_template_sees_it() for message in body.messages],
             logprobs_count=(body.top_logprobs or 0) if body.logprobs else None,
+            template_arguments=body.chat_template_kwargs or {},
         )
         names = {**_NAMES, "max_tokens": limit, "logprobs_count": "top_logprobs"}
+        use = tool_use(body.tools, body.tool_choice, body.parallel_tool_calls)
+        return await self.reply(body, fields, names, use)
+
+    async def reply(
+        self,
+        body: GenerateBody,
+        fields: GenerateFields,
+        names: Mapping[str, str],
+        use: ToolUse = NO_TOOLS,
+    ) -> Call:
+        """A call for one reply of the assistant, which may be parsed."""
+        if use.tools:
+            fields = await self._with_tools(fields, use)
         command = await self._resolve(fields, names)
         _, text = await self.gateway.text(command.model)
-        return _call(body, (command,), text)
+        dialect = self.replies.dialect(text)
+        return replace(
+            _call(body, (command,), text),
+            new_reply=new_reply(dialect, use, text, command),
+            thinks=dialect.thinks,
+        )
 
     async def completion(self, content: bytes, caller: Caller) -> Call:
         """`/v1/completions`."""
-        body = _parsed(CompletionBody, content)
+        body = parsed(CompletionBody, content)
         _check(body)
         _check_completion(body)
         commands = []
@@ -90,6 +120,23 @@ class Resolver:
             commands.append(await self._resolve(fields, _NAMES))
         _, text = await self.gateway.text(commands[0].model)
         return _call(body, tuple(commands), text, body.prompt if body.echo else ())
+
+    async def _with_tools(self, fields: GenerateFields, use: ToolUse) -> GenerateFields:
+        info, text = await self.gateway.text(fields.model)
+        dialect = self.replies.dialect(text)
+        check_tools(dialect, use, info.name)
+        fields = replace(fields, tools=use.shown)
+        if not use.forced:
+            return fields
+        if fields.guide is not None:
+            raise InvalidRequest(
+                "response_format cannot be met by a reply that must call a tool.",
+                field="response_format",
+            )
+        prompt = text.render_chat(
+            fields.messages or (), tools=use.shown, arguments=fields.template_arguments
+        )
+        return replace(fields, guide=forcing_guide(dialect, use, prompt, text))
 
     async def _resolve(self, fields: GenerateFields, names: Mapping[str, str]) -> GenerateCommand:
         return await resolve(self.gateway, fields, max_timeout_s=self.max_timeout_s, names=names)
@@ -110,13 +157,6 @@ def _call(
             prompt if isinstance(prompt, str) else text.decode(prompt) for prompt in echoed
         ),
     )
-
-
-def _parsed(kind: type[BodyT], content: bytes) -> BodyT:
-    try:
-        return kind.model_validate_json(content)
-    except ValidationError as failure:
-        raise from_validation(failure) from failure
 
 
 def _check(body: GenerateBody) -> None:

@@ -8,15 +8,31 @@ import secrets
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from baton.errors import EngineFailed
+from baton.rpc import logs
 from baton.rpc.metrics import counter
+from baton.rpc.telemetry import Span, start_span
 from services.gateway.openai.errors import error_response, shutting_down
 from services.gateway.validation import MAX_REQUEST_ID_LEN
 
 _SCOPE_KEY = "baton.request_id"
+_TRACE_KEY = "baton.traceparent"
 
 # By fixed names, since a path that a client made up must not become a label.
-_ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics")
+_ROUTES = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/models",
+    "/tokenize",
+    "/detokenize",
+    "/openapi.json",
+    "/health",
+    "/metrics",
+)
+MAX_PATH_LEN = 256
 
+log = logs.get_logger(__name__)
 answers = counter("gateway_http_answers", "HTTP answers begun.", ("route", "status"))
 
 
@@ -25,8 +41,13 @@ def request_id_of(scope: Scope) -> str:
     return str(scope[_SCOPE_KEY])
 
 
+def traceparent_of(scope: Scope) -> str:
+    """The request's place in a trace; empty: it is not traced."""
+    return str(scope[_TRACE_KEY])
+
+
 class Envelope:
-    """Gives requests their ids, sends them back, and counts answers."""
+    """Gives requests their ids and traces, names both in answers, and counts answers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -36,13 +57,19 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        request_id = headers.get("x-request-id", "")
         if not request_id.isprintable() or not request_id:
             request_id = secrets.token_hex(16)
         scope[_SCOPE_KEY] = request_id
         # One that is too long is refused where its length is checked.
         echoed = request_id.encode("latin-1")[:MAX_REQUEST_ID_LEN]
 
+        span = _span(scope["path"], headers.get("traceparent"))
+        scope[_TRACE_KEY] = span.traceparent
+        own = [(b"x-request-id", echoed)]
+        if span.traceparent:
+            own.append((b"traceparent", span.traceparent.encode()))
         is_begun = False
 
         async def sealed(message: Message) -> None:
@@ -50,7 +77,7 @@ class Envelope:
             if message["type"] == "http.response.start":
                 is_begun = True
                 answers.labels(_route(scope["path"]), message["status"]).inc()
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", echoed)]
+                message["headers"] = [*message.get("headers", ()), *own]
             await send(message)
 
         try:
@@ -59,6 +86,22 @@ class Envelope:
             # Only a server that stops cancels; answers under way have ended by themselves.
             if not is_begun:
                 await error_response(shutting_down())(scope, receive, sealed)
+        except Exception as defect:
+            log.error("http request failed", request_id=request_id, exc_info=defect)
+            if not is_begun:
+                error = EngineFailed("The request failed: an internal error.")
+                await error_response(error)(scope, receive, sealed)
+        finally:
+            span.end()
+
+
+def _span(path: str, parent: str | None) -> Span:
+    # Probes and scrapes are no part of any trace.
+    if not path.startswith("/v1/"):
+        return Span()
+    span = start_span("gateway.http", parent, kind="server")
+    span.set("url.path", path[:MAX_PATH_LEN])
+    return span
 
 
 def _route(path: str) -> str:

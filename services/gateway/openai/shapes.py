@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from baton.request import TokenLogprobs
 from baton.text import ModelText
+from baton.text.reply import Delta
+from services.gateway.openai.chat_deltas import message, told
 from services.gateway.openai.pieces import Piece
 
 # What OpenAI sends for impossible tokens; JSON has no infinity.
@@ -27,8 +29,8 @@ class Shape(Protocol):
     def members(self, piece: Piece) -> str:
         """What a choice in an event says, as JSON members."""
 
-    def whole(self, text: str) -> dict[str, Any]:
-        """What a choice in a whole answer says."""
+    def whole(self, text: str, deltas: Sequence[Delta]) -> dict[str, Any]:
+        """What a choice in a whole answer says; `deltas` are those of a parsed reply."""
 
     def logprobs(self, piece: Piece) -> dict[str, Any] | None:
         """Log-probabilities of a piece."""
@@ -49,13 +51,17 @@ class ChatShape:
 
     def members(self, piece: Piece) -> str:
         """The first piece says who speaks; one without text says nothing else."""
+        if piece.deltas:
+            return f'"delta":{to_json(told(piece.deltas, piece.is_first))}'
         role = '"role":"assistant",' if piece.is_first else ""
         if piece.text or piece.is_first:
             return f'"delta":{{{role}"content":{to_json(piece.text)}}}'
         return '"delta":{}'
 
-    def whole(self, text: str) -> dict[str, Any]:
+    def whole(self, text: str, deltas: Sequence[Delta]) -> dict[str, Any]:
         """The assistant's message."""
+        if deltas:
+            return {"message": message(deltas)}
         return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
     def logprobs(self, piece: Piece) -> dict[str, Any] | None:
@@ -96,7 +102,7 @@ class CompletionShape:
         """Just the text."""
         return f'"text":{to_json(piece.text)}'
 
-    def whole(self, text: str) -> dict[str, Any]:
+    def whole(self, text: str, deltas: Sequence[Delta]) -> dict[str, Any]:
         """Just the text."""
         return {"text": text}
 

@@ -15,7 +15,6 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "audio": (),
     "bad_words": ([],),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
     "continue_final_message": (False,),
     "documents": ([],),
     "function_call": ("none",),
@@ -32,6 +31,9 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "skip_special_tokens": (True,),
     "structured_outputs": ({},),
     "suffix": ("",),
+    # Chat knows these itself.
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
     "web_search_options": (),
@@ -44,11 +46,6 @@ def refuse_unsupported(extra: Mapping[str, Any]) -> None:
         value = extra.get(name)
         if value is not None and value not in neutral:
             raise _refusal(name, value)
-    choice = extra.get("tool_choice")
-    if choice not in (None, "none", "auto"):
-        raise _refusal("tool_choice", choice)
-    if extra.get("tools") and choice != "none":
-        raise _refusal("tools", extra["tools"])
 
 
 def _refusal(name: str, value: object) -> InvalidRequest:

@@ -4,14 +4,38 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from baton.errors import BatonError
+from baton.text.reply import Delta
 from services.gateway.openai.errors import error_body
 from services.gateway.openai.pieces import Piece, Usage
 from services.gateway.openai.shapes import Shape, to_json
 
 DONE = b"data: [DONE]\n\n"
+
+
+class Events(Protocol):
+    """Writes the events of a stream."""
+
+    def piece(self, piece: Piece) -> bytes:
+        """News of one choice."""
+
+    def end(self, usage: Usage) -> bytes:
+        """The good end."""
+
+    def failure(self, error: BatonError) -> bytes:
+        """The bad end."""
+
+
+class Whole(Protocol):
+    """Collects an answer that is sent in one piece."""
+
+    def add(self, piece: Piece) -> None:
+        """Takes news of one choice."""
+
+    def body(self, usage: Usage) -> dict[str, Any]:
+        """The answer."""
 
 
 class EventWriter:
@@ -54,6 +78,7 @@ class _Choice:
     """What is known of one choice of a whole answer."""
 
     texts: list[str] = field(default_factory=list)
+    deltas: list[Delta] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     finish_reason: str | None = None
 
@@ -72,6 +97,7 @@ class WholeWriter:
         """Takes news of one choice."""
         choice = self._choices.setdefault(piece.index, _Choice())
         choice.texts.append(piece.text)
+        choice.deltas += piece.deltas
         logprobs = self._shape.logprobs(piece)
         if logprobs is not None:
             choice.logprobs.append(logprobs)
@@ -87,7 +113,7 @@ class WholeWriter:
             "choices": [
                 {
                     "index": index,
-                    **self._shape.whole("".join(choice.texts)),
+                    **self._shape.whole("".join(choice.texts), choice.deltas),
                     "logprobs": self._shape.join(choice.logprobs) if choice.logprobs else None,
                     "finish_reason": choice.finish_reason,
                 }
