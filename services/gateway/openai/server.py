@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.applications import Starlette
 
+from services.gateway.openai.cork import CorkedProtocol
+
 BACKLOG = 2048
 STOP_SECONDS = 3.0
 """How long clients may take to read the last they get when the server stops."""
@@ -28,7 +30,9 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=CorkedProtocol,
+                # Nobody here asks who the client is, so proxies' headers about it are not read.
+                proxy_headers=False,
                 ws="none",
                 lifespan="off",
                 log_config=None,
