@@ -154,14 +154,22 @@ def layout_from_pb(message: pb.KvLayout) -> KvLayout:
 def error_to_pb(error: errors.BatonError) -> pb.Error:
     """An error as it crosses a stream."""
     status = error.status
+    delay_s = error.retry_after_s
     return pb.Error(
-        code=status.grpc_code, reason=status.reason, message=error.message, field=error.field
+        code=status.grpc_code,
+        reason=status.reason,
+        message=error.message,
+        field=error.field,
+        retry_delay_ms=None if delay_s is None else round(delay_s * 1000),
     )
 
 
 def error_from_pb(message: pb.Error) -> errors.BatonError:
     """The exception that the other side raised."""
-    return errors.from_reason(message.reason, message.message, message.field)
+    error = errors.from_reason(message.reason, message.message, message.field)
+    if message.HasField("retry_delay_ms"):
+        error.retry_after_s = message.retry_delay_ms / 1000
+    return error
 
 
 def finish_to_pb(reason: FinishReason) -> pb.FinishReason:

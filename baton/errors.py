@@ -3,6 +3,8 @@
 BatonError
   InvalidRequest        a field of the request cannot be met
     UnknownModel        no live worker serves the model
+  AlreadyRunning        another request has this id or handle and still runs
+  Superseded            a retry with the same request id took over
   Overloaded            no room now; comes with a retry delay
   NoWorker              no live worker can take the request
   WorkerLost            the worker or its stream went away
@@ -53,6 +55,18 @@ class UnknownModel(InvalidRequest):
     """No live worker serves the model asked for."""
 
     status = Status(5, 404, "UNKNOWN_MODEL", False)
+
+
+class AlreadyRunning(BatonError):
+    """Another request has this id, or this handle on its stream, and still runs."""
+
+    status = Status(6, 409, "ALREADY_RUNNING", False)
+
+
+class Superseded(BatonError):
+    """A retry with the same request id took over; it has the answer."""
+
+    status = Status(10, 409, "SUPERSEDED", False)
 
 
 class Overloaded(BatonError):

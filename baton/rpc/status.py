@@ -34,8 +34,9 @@ _PLAIN: dict[grpc.StatusCode, type[BatonError]] = {
 
 
 async def abort(context: Context, error: BatonError) -> NoReturn:
-    """Ends the call with the error's status."""
-    metadata = [(REASON, error.status.reason)]
+    """Ends the call with the error's status, behind the trailing metadata set so far."""
+    before: Any = context.trailing_metadata() or ()
+    metadata = [*before, (REASON, error.status.reason)]
     if error.field:
         metadata.append((FIELD, _fit_for_header(error.field)))
     if error.retry_after_s is not None:

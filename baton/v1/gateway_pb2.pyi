@@ -114,7 +114,7 @@ class SampleSummary(_message.Message):
     def __init__(self, sample_index: _Optional[int] = ..., finish_reason: _Optional[_Union[_types_pb2.FinishReason, str]] = ..., output_token_count: _Optional[int] = ..., timings: _Optional[_Union[_types_pb2.SequenceTimings, _Mapping]] = ..., decode_worker_id: _Optional[str] = ..., migration_count: _Optional[int] = ...) -> None: ...
 
 class GenerateFinal(_message.Message):
-    __slots__ = ("request_id", "model", "prompt_token_count", "output_token_count", "cached_token_count", "samples", "ttft_us", "total_us", "tokenize_us", "route_us", "seed", "trace_id")
+    __slots__ = ("request_id", "model", "prompt_token_count", "output_token_count", "cached_token_count", "samples", "ttft_us", "total_us", "tokenize_us", "route_us", "seed", "trace_id", "mean_itl_us", "ttft_met", "itl_met")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -127,6 +127,9 @@ class GenerateFinal(_message.Message):
     ROUTE_US_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    MEAN_ITL_US_FIELD_NUMBER: _ClassVar[int]
+    TTFT_MET_FIELD_NUMBER: _ClassVar[int]
+    ITL_MET_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     prompt_token_count: int
@@ -139,7 +142,54 @@ class GenerateFinal(_message.Message):
     route_us: int
     seed: int
     trace_id: str
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt_token_count: _Optional[int] = ..., output_token_count: _Optional[int] = ..., cached_token_count: _Optional[int] = ..., samples: _Optional[_Iterable[_Union[SampleSummary, _Mapping]]] = ..., ttft_us: _Optional[int] = ..., total_us: _Optional[int] = ..., tokenize_us: _Optional[int] = ..., route_us: _Optional[int] = ..., seed: _Optional[int] = ..., trace_id: _Optional[str] = ...) -> None: ...
+    mean_itl_us: int
+    ttft_met: bool
+    itl_met: bool
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt_token_count: _Optional[int] = ..., output_token_count: _Optional[int] = ..., cached_token_count: _Optional[int] = ..., samples: _Optional[_Iterable[_Union[SampleSummary, _Mapping]]] = ..., ttft_us: _Optional[int] = ..., total_us: _Optional[int] = ..., tokenize_us: _Optional[int] = ..., route_us: _Optional[int] = ..., seed: _Optional[int] = ..., trace_id: _Optional[str] = ..., mean_itl_us: _Optional[int] = ..., ttft_met: bool = ..., itl_met: bool = ...) -> None: ...
+
+class SessionRequest(_message.Message):
+    __slots__ = ("submits", "cancels")
+    SUBMITS_FIELD_NUMBER: _ClassVar[int]
+    CANCELS_FIELD_NUMBER: _ClassVar[int]
+    submits: _containers.RepeatedCompositeFieldContainer[SessionSubmit]
+    cancels: _containers.RepeatedCompositeFieldContainer[SessionCancel]
+    def __init__(self, submits: _Optional[_Iterable[_Union[SessionSubmit, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[SessionCancel, _Mapping]]] = ...) -> None: ...
+
+class SessionSubmit(_message.Message):
+    __slots__ = ("handle", "request", "traceparent")
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    handle: int
+    request: GenerateRequest
+    traceparent: str
+    def __init__(self, handle: _Optional[int] = ..., request: _Optional[_Union[GenerateRequest, _Mapping]] = ..., traceparent: _Optional[str] = ...) -> None: ...
+
+class SessionCancel(_message.Message):
+    __slots__ = ("handle",)
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    handle: int
+    def __init__(self, handle: _Optional[int] = ...) -> None: ...
+
+class SessionResponse(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[SessionEvent]
+    def __init__(self, events: _Optional[_Iterable[_Union[SessionEvent, _Mapping]]] = ...) -> None: ...
+
+class SessionEvent(_message.Message):
+    __slots__ = ("handle", "request_id", "chunk", "final", "error")
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    FINAL_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    handle: int
+    request_id: str
+    chunk: GenerateChunk
+    final: GenerateFinal
+    error: _types_pb2.Error
+    def __init__(self, handle: _Optional[int] = ..., request_id: _Optional[str] = ..., chunk: _Optional[_Union[GenerateChunk, _Mapping]] = ..., final: _Optional[_Union[GenerateFinal, _Mapping]] = ..., error: _Optional[_Union[_types_pb2.Error, _Mapping]] = ...) -> None: ...
 
 class TokenizeRequest(_message.Message):
     __slots__ = ("model", "text", "chat")

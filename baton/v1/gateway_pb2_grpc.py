@@ -40,6 +40,11 @@ class GatewayServiceStub(object):
                 request_serializer=baton_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=baton_dot_v1_dot_gateway__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Session = channel.stream_stream(
+                '/baton.v1.GatewayService/Session',
+                request_serializer=baton_dot_v1_dot_gateway__pb2.SessionRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_gateway__pb2.SessionResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/baton.v1.GatewayService/Tokenize',
                 request_serializer=baton_dot_v1_dot_gateway__pb2.TokenizeRequest.SerializeToString,
@@ -63,6 +68,14 @@ class GatewayServiceServicer(object):
 
     def Generate(self, request, context):
         """Streams one or more samples for a prompt. Ends with exactly one final message or an error status.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Session(self, request_iterator, context):
+        """Carries many requests on one stream. Each handle ends with exactly one final or error; what is wrong with one of
+        them never ends the stream. When the client has closed its side, running requests finish and the stream ends well.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +109,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=baton_dot_v1_dot_gateway__pb2.GenerateRequest.FromString,
                     response_serializer=baton_dot_v1_dot_gateway__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Session': grpc.stream_stream_rpc_method_handler(
+                    servicer.Session,
+                    request_deserializer=baton_dot_v1_dot_gateway__pb2.SessionRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_gateway__pb2.SessionResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
@@ -141,6 +159,33 @@ class GatewayService(object):
             '/baton.v1.GatewayService/Generate',
             baton_dot_v1_dot_gateway__pb2.GenerateRequest.SerializeToString,
             baton_dot_v1_dot_gateway__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Session(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/baton.v1.GatewayService/Session',
+            baton_dot_v1_dot_gateway__pb2.SessionRequest.SerializeToString,
+            baton_dot_v1_dot_gateway__pb2.SessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,8 +51,9 @@ async def build(process: Process, settings: Settings) -> None:
     core = Core(fleet, models, placer, limits, lambda: process.is_draining)
     process.on_stop(core.close)
     process.on_drain(core.drained)
-    service = GatewayService(core, settings.max_timeout_seconds)
+    service = GatewayService(core, settings.max_timeout_seconds, settings.max_session_requests)
     process.register([SERVICE_NAME], service.register)
+    process.on_drain(service.drain)
     inference = kserve.InferenceService(core, settings.max_timeout_seconds, process.draining)
     process.register([kserve.SERVICE_NAME], inference.register)
     if settings.http_listen:

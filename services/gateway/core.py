@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from baton.errors import BatonError, EngineFailed, NoWorker, Overloaded
@@ -13,8 +14,9 @@ from baton.rpc import logs
 from baton.text import ModelText
 from baton.tokens import TokenIds
 from services.gateway import metrics, report
+from services.gateway.claims import Claim, Claims
 from services.gateway.fleet import Fleet
-from services.gateway.mailbox import Turnstile
+from services.gateway.mailbox import Mailbox, Tray, Turnstile
 from services.gateway.models import Models
 from services.gateway.placement import Placer
 from services.gateway.requests import Request
@@ -49,13 +51,14 @@ class Core:
         limits: Limits,
         is_draining: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.turnstile = Turnstile()
+        self._turnstile = Turnstile()
         self._fleet = fleet
         self._models = models
         self._placer = placer
         self._limits = limits
         self._is_draining = is_draining
         self._requests: set[Request] = set()
+        self._claims = Claims()
         self._num_admitted = 0
         self._moves: set[asyncio.Task[None]] = set()
         self._is_empty = asyncio.Event()
@@ -98,21 +101,33 @@ class Core:
 
     async def generate(self, command: GenerateCommand) -> AsyncGenerator[Chunk | Final, None]:
         """Chunks, then one `Final`; or raises a `BatonError`. Closing it cancels the request."""
-        self._admit()
-        request: Request | None = None
-        is_told = False
-        try:
-            info, text = await self.text(command.model)
-            request = Request(command, text, info.context_len, self)
-            self._requests.add(request)
-            metrics.prompt_tokens.inc(len(command.token_ids))
-            await self._placer.place(request, request.samples)
+        async with self._opened(command, Mailbox(self._turnstile)) as request:
             while (chunk := await request.mailbox.take()) is not None:
-                request.first_write_at = request.first_write_at or time.monotonic()
                 yield chunk
             final = request.final()
-            is_told = True
+            request.is_told = True
             yield final
+
+    async def attend(self, command: GenerateCommand, tray: Tray) -> Final:
+        """As `generate`, for a caller that takes the chunks out of the tray itself."""
+        async with self._opened(command, tray) as request:
+            await tray.closed()
+            request.is_told = True
+            return request.final()
+
+    @asynccontextmanager
+    async def _opened(self, command: GenerateCommand, mailbox: Mailbox) -> AsyncIterator[Request]:
+        """A request from its admission to its end."""
+        claim = self._admit(command)
+        request: Request | None = None
+        try:
+            info, text = await self.text(command.model)
+            request = Request(command, text, info.context_len, self, mailbox)
+            self._requests.add(request)
+            metrics.prompt_tokens.inc(len(command.token_ids))
+            claim.hold(request)
+            await self._placer.place(request, request.samples)
+            yield request
         except BatonError as error:
             if request is None:
                 metrics.requests.labels(error.status.reason).inc()
@@ -120,7 +135,8 @@ class Core:
                 request.fail(error)
             raise
         finally:
-            self._discharge(request, is_told)
+            claim.release()
+            self._discharge(request)
 
     async def drained(self) -> None:
         """Returns when no request is in flight."""
@@ -156,25 +172,33 @@ class Core:
         metrics.fallbacks.labels(prefill_worker_id).inc()
         self._placer.avoid_prefill(prefill_worker_id)
 
-    def _admit(self) -> None:
-        limit = self._limits.max_requests
-        if self._is_draining():
-            metrics.requests.labels(NoWorker.status.reason).inc()
-            raise NoWorker(
-                "this gateway is draining; ask another one", retry_after_s=RETRY_AFTER_SECONDS
-            )
-        if self._num_admitted >= limit:
-            metrics.requests.labels(Overloaded.status.reason).inc()
-            raise Overloaded(
-                f"{self._num_admitted} requests are in flight, and {limit} is the limit; "
-                f"come back in {RETRY_AFTER_SECONDS:g} s",
-                retry_after_s=RETRY_AFTER_SECONDS,
-            )
+    def _admit(self, command: GenerateCommand) -> Claim:
+        """Counts the request in. One that it takes over from makes room for it."""
+        try:
+            if self._is_draining():
+                raise NoWorker(
+                    "this gateway is draining; ask another one", retry_after_s=RETRY_AFTER_SECONDS
+                )
+            has_room = self._num_admitted < self._limits.max_requests
+            if not has_room and not self._claims.is_taken(command):
+                raise self._overloaded()
+            claim = self._claims.take(command)
+        except BatonError as error:
+            metrics.requests.labels(error.status.reason).inc()
+            raise
         self._num_admitted += 1
         self._is_empty.clear()
         metrics.in_flight.inc()
+        return claim
 
-    def _discharge(self, request: Request | None, is_told: bool) -> None:
+    def _overloaded(self) -> Overloaded:
+        return Overloaded(
+            f"{self._num_admitted} requests are in flight, and {self._limits.max_requests} is the "
+            f"limit; come back in {RETRY_AFTER_SECONDS:g} s",
+            retry_after_s=RETRY_AFTER_SECONDS,
+        )
+
+    def _discharge(self, request: Request | None) -> None:
         self._num_admitted -= 1
         metrics.in_flight.dec()
         if not self._num_admitted:
@@ -182,7 +206,7 @@ class Core:
         if request is not None:
             request.abandon()
             self._requests.discard(request)
-            report.ended(request, is_told)
+            report.ended(request)
 
     def _may_move(self, request: Request, sample: Sample, error: BatonError) -> bool:
         if sample.num_migrations >= self._limits.max_migrations:

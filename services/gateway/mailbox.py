@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
+from collections.abc import Callable
 
 from baton.errors import BatonError
 from services.gateway.types import Chunk
@@ -55,6 +57,8 @@ class Mailbox:
         self._reader: asyncio.Future[None] | None = None
         self._is_called = False
         """Whether the reader stands in line already."""
+        self.first_taken_at = 0.0
+        """On the clock of `time.monotonic()`; 0: nothing has been taken."""
         self.num_merged = 0
         """Chunks that were told together with the one before them."""
 
@@ -87,6 +91,11 @@ class Mailbox:
                 await self._reader
             finally:
                 self._reader = None
+        return self._next()
+
+    def _next(self) -> Chunk:
+        if not self.first_taken_at:
+            self.first_taken_at = time.monotonic()
         sample = next(iter(self._pending))
         waiting = self._pending.pop(sample)
         if len(waiting) == 1:
@@ -121,3 +130,27 @@ class Mailbox:
             stop_string=last.stop_string,
             stop_token_id=last.stop_token_id,
         )
+
+
+class Tray(Mailbox):
+    """A mailbox whose reader empties many: it is told of news, and takes without waiting."""
+
+    def __init__(self, on_news: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_news = on_news
+        self._end = asyncio.Event()
+
+    def take_now(self) -> Chunk | None:
+        """The chunk that has waited longest; None when none waits."""
+        return self._next() if self._pending else None
+
+    async def closed(self) -> None:
+        """Returns at a good end, whatever waits to be taken. Raises the error of a bad one."""
+        await self._end.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _call(self) -> None:
+        if self._is_closed:
+            self._end.set()
+        self._on_news()

@@ -18,6 +18,11 @@ first_token = histogram(
 inter_token = HotHistogram(
     "gateway_itl_seconds", "Between two tokens of one sample.", buckets=_BETWEEN_TOKENS
 )
+slo_requests = counter(
+    "gateway_slo_requests",
+    "Requests with a target that could be judged: `ttft` or `itl`, met or not.",
+    ("target", "met"),
+)
 whole_request = histogram(
     "gateway_e2e_seconds", "From a request's arrival to its end.", buckets=_WHOLE_REQUESTS
 )

@@ -7,6 +7,7 @@ import time
 from baton.errors import BatonError, Cancelled
 from baton.rpc import logs
 from services.gateway import metrics
+from services.gateway.attainment import Attainment
 from services.gateway.requests import Request
 from services.gateway.samples import Sample
 
@@ -29,10 +30,10 @@ def moved(request: Request, sample: Sample, error: BatonError) -> None:
     )
 
 
-def ended(request: Request, is_told: bool) -> None:
-    """A request's one end: `is_told` says that its final went out."""
+def ended(request: Request) -> None:
+    """A request's one end."""
     error = request.failure
-    if error is None and not is_told:
+    if error is None and not request.is_told:
         error = Cancelled("the client left")
         metrics.cancellations.inc()
     metrics.requests.labels("ok" if error is None else error.status.reason).inc()
@@ -44,11 +45,22 @@ def ended(request: Request, is_told: bool) -> None:
         metrics.first_token.observe(request.first_write_at - request.arrived_at)
     if error is None:
         metrics.cached_tokens.inc(request.num_cached_tokens)
+    attainment = _judge(request)
+    request.trace.judged(attainment.targets())
     request.trace.end(request.num_output_tokens, error)
-    _log_end(request, total_s, error)
+    _log_end(request, total_s, error, attainment)
 
 
-def _log_end(request: Request, total_s: float, error: BatonError | None) -> None:
+def _judge(request: Request) -> Attainment:
+    attainment = Attainment.of(request)
+    for target, met in attainment.targets().items():
+        metrics.slo_requests.labels(target, "yes" if met else "no").inc()
+    return attainment
+
+
+def _log_end(
+    request: Request, total_s: float, error: BatonError | None, attainment: Attainment
+) -> None:
     samples = request.samples
     ttft_s = request.first_write_at - request.arrived_at if request.first_write_at else None
     reasons = [sample.finish_reason.name if sample.finish_reason else "NONE" for sample in samples]
@@ -68,13 +80,27 @@ def _log_end(request: Request, total_s: float, error: BatonError | None) -> None
         prefill_modes=_once(sample.timings.prefill_mode.name for sample in samples),
         finish_reasons=_once(reasons),
         num_migrations=sum(sample.num_migrations for sample in samples),
+        **_hints(request, attainment),
     )
+
+
+def _hints(request: Request, attainment: Attainment) -> dict[str, object]:
+    """What the client had hoped for, and how it went; empty when it said nothing."""
+    slo = request.command.slo
+    hints: dict[str, object] = {
+        "target_ttft_ms": slo.target_ttft_ms,
+        "target_itl_ms": slo.target_itl_ms,
+        "expected_output_tokens": slo.expected_output_count,
+    }
+    met = {f"{target}_met": met for target, met in attainment.targets().items()}
+    return {name: value for name, value in hints.items() if value} | met
 
 
 def _names(request: Request) -> dict[str, str]:
     names = {
         "request_id": request.command.request_id,
         "model": request.command.model,
+        "tenant": request.command.tenant,
         "trace_id": request.trace.trace_id,
     }
     return {key: value for key, value in names.items() if value}

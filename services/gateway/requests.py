@@ -12,9 +12,10 @@ from baton.errors import BatonError, DeadlineExceeded, WorkerLost
 from baton.request import FinishReason, PrefillMode
 from baton.text import ModelText
 from services.gateway import metrics
+from services.gateway.attainment import Attainment
 from services.gateway.attempts import Attempt
 from services.gateway.frames import Delta, End, Submission
-from services.gateway.mailbox import Mailbox, Turnstile
+from services.gateway.mailbox import Mailbox
 from services.gateway.samples import Sample
 from services.gateway.traces import RequestTrace
 from services.gateway.types import Chunk, Final, GenerateCommand
@@ -25,8 +26,6 @@ LINGER_SECONDS = 1.0
 
 class Keeper(Protocol):
     """Who looks after requests."""
-
-    turnstile: Turnstile
 
     def on_trouble(self, request: Request, sample: Sample, error: BatonError) -> None:
         """A worker does not finish this sample: move it, or fail the request."""
@@ -43,7 +42,12 @@ class Request:
     """
 
     def __init__(
-        self, command: GenerateCommand, text: ModelText, context_len: int, keeper: Keeper
+        self,
+        command: GenerateCommand,
+        text: ModelText,
+        context_len: int,
+        keeper: Keeper,
+        mailbox: Mailbox,
     ) -> None:
         now = time.monotonic()
         self.command = command
@@ -51,10 +55,11 @@ class Request:
         self.arrived_at = command.arrived_at or now
         self.deadline = self.arrived_at + command.timeout_s
         self.samples = [Sample(index, text, command) for index in range(command.sample_count)]
-        self.mailbox = Mailbox(keeper.turnstile)
+        self.mailbox = mailbox
         self.failure: BatonError | None = None
+        self.is_told = False
+        """Whether its final is on its way to the client."""
         self.has_failed_engine = False
-        self.first_write_at = 0.0
         self.route_us = 0
         self.trace = RequestTrace(command, self.arrived_at)
         self._keeper = keeper
@@ -68,6 +73,11 @@ class Request:
     def is_over(self) -> bool:
         """Whether the end is decided: nothing more is asked of workers."""
         return self._is_over
+
+    @property
+    def first_write_at(self) -> float:
+        """When the first chunk was on its way to the client; 0: none has been."""
+        return self.mailbox.first_taken_at
 
     @property
     def num_output_tokens(self) -> int:
@@ -132,8 +142,9 @@ class Request:
     def tell(self, sample: Sample, chunk: Chunk) -> None:
         """Puts a chunk in front of the client."""
         now = time.monotonic()
-        if not sample.last_token_at:
+        if not sample.first_token_at:
             self.trace.answered()
+            sample.first_token_at = now
         elif chunk.token_ids:
             metrics.inter_token.observe((now - sample.last_token_at) / len(chunk.token_ids))
         sample.last_token_at = now
@@ -165,6 +176,8 @@ class Request:
     def final(self) -> Final:
         """The last message of a request that ended well."""
         now = time.monotonic()
+        first_write_at = self.first_write_at or now
+        attainment = Attainment.of(self)
         return Final(
             request_id=self.command.request_id,
             model=self.command.model,
@@ -172,12 +185,15 @@ class Request:
             num_output_tokens=self.num_output_tokens,
             num_cached_tokens=self.num_cached_tokens,
             samples=tuple(sample.summary() for sample in self.samples),
-            ttft_us=_microseconds(self.first_write_at - self.arrived_at),
+            ttft_us=_microseconds(first_write_at - self.arrived_at),
             total_us=_microseconds(now - self.arrived_at),
             tokenize_us=self.command.tokenize_us,
             route_us=self.route_us,
             seed=self.command.sampling.seed,
             trace_id=self.trace.trace_id,
+            mean_itl_us=_microseconds(attainment.mean_itl_s or 0.0),
+            ttft_met=attainment.ttft_met,
+            itl_met=attainment.itl_met,
         )
 
     def _trouble(self, sample: Sample, end: End | None) -> BatonError | None:

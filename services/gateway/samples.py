@@ -92,6 +92,7 @@ class Sample:
         self.timings = SequenceTimings()
         self.worker_id = ""
         self.num_migrations = 0
+        self.first_token_at = 0.0
         self.last_token_at = 0.0
         self._sampling: SamplingParams = command.sampling
         self._prompt_len = len(command.token_ids)

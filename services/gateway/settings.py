@@ -29,6 +29,8 @@ class Settings(ServiceSettings):
     """Prefill workers when there is no Redis, host:port, separated by commas."""
     max_requests: Annotated[int, Field(ge=1)] = 512
     """Most requests in flight; one more is told to come back later."""
+    max_session_requests: Annotated[int, Field(ge=1)] = 1024
+    """Most requests in flight on one Session stream; one more is told to come back later."""
     max_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
     """Longest time a request may take, and what it gets when it asks for none."""
     worker_wait_seconds: Annotated[float, Field(ge=0)] = 10.0

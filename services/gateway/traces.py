@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from baton.errors import BatonError
 from baton.rpc.telemetry import Span, TraceContext, start_span
@@ -20,6 +21,7 @@ class RequestTrace:
         self._root.set("baton.request_id", command.request_id)
         self._root.set("baton.model", command.model)
         self._root.set("baton.prompt_tokens", len(command.token_ids))
+        self._tell_hints(command)
         self._wait: Span | None = None
         self._has_answer = False
         if command.tokenize_us:
@@ -60,6 +62,11 @@ class RequestTrace:
         """Marks a moment in the request's span."""
         self._root.event(name)
 
+    def judged(self, targets: Mapping[str, bool]) -> None:
+        """Which of the client's targets were met."""
+        for target, met in targets.items():
+            self._root.set(f"baton.{target}_met", met)
+
     def end(self, num_output_tokens: int, error: BatonError | None) -> None:
         """Ends all that is open."""
         if self._wait is not None:
@@ -68,3 +75,14 @@ class RequestTrace:
         if error is not None:
             self._root.fail(f"{error.status.reason}: {error.message}")
         self._root.end()
+
+    def _tell_hints(self, command: GenerateCommand) -> None:
+        hints: dict[str, str | int] = {
+            "baton.tenant": command.tenant,
+            "baton.target_ttft_ms": command.slo.target_ttft_ms,
+            "baton.target_itl_ms": command.slo.target_itl_ms,
+            "baton.expected_output_tokens": command.slo.expected_output_count,
+        }
+        for name, value in hints.items():
+            if value:
+                self._root.set(name, value)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from baton.request import FinishReason, SamplingParams, SequenceTimings, TokenLogprobs
 from baton.text import ModelText
 from baton.tokens import TokenIds
+
+if TYPE_CHECKING:
+    from services.gateway.mailbox import Tray
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class GenerateCommand:
     cache_salt: str = ""
     """The tenant is part of it: tenants share no cached block."""
     tenant: str = ""
+    retry_key: str = ""
+    """With the tenant, names what the client may send again; empty: nothing."""
     slo: SloHints = NO_HINTS
     priority: int = 0
     timeout_s: float = 600.0
@@ -101,6 +106,11 @@ class Final:
     route_us: int = 0
     seed: int = 0
     trace_id: str = ""
+    mean_itl_us: int = 0
+    """0: no sample has two tokens."""
+    ttft_met: bool | None = None
+    itl_met: bool | None = None
+    """None: no target was given, or nothing was measured."""
 
 
 class Gateway(Protocol):
@@ -119,3 +129,9 @@ class Gateway(Protocol):
 
     def generate(self, command: GenerateCommand) -> AsyncGenerator[Chunk | Final, None]:
         """Chunks, then one `Final`; or raises a `BatonError`. Closing it cancels the request."""
+
+    async def attend(self, command: GenerateCommand, tray: Tray) -> Final:
+        """As `generate`, for a caller that takes the chunks out of the tray itself.
+
+        Returns when the last chunk is in it. Cancelling it cancels the request.
+        """

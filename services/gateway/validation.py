@@ -13,6 +13,7 @@ from baton.errors import InvalidRequest
 from baton.request import Guide, SamplingParams
 from baton.text import ModelText
 from baton.tokens import TokenIds
+from services.gateway import identity
 from services.gateway.types import NO_HINTS, Gateway, GenerateCommand, SloHints
 
 MAX_SAMPLES = 128
@@ -21,11 +22,12 @@ MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_REQUEST_ID_LEN = 128
 MAX_CACHE_SALT_LEN = 256
+MAX_TENANT_LEN = 128
 MAX_PRIORITY = 100
+MAX_TARGET_TTFT_MS = 3_600_000
+MAX_TARGET_ITL_MS = 60_000
+MAX_EXPECTED_OUTPUT = 1_000_000
 MAX_SEED = 2**64 - 1
-
-# Drawn seeds stay below 2**53, so that every JSON reader can send one back unchanged.
-DRAWN_SEED_BITS = 53
 
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
@@ -38,6 +40,8 @@ class GenerateFields:
     """
 
     request_id: str = ""
+    retry_key: str = ""
+    """The part of the client's choice that names what it may send again; empty: nothing."""
     model: str = ""
     text: str | None = None
     messages: Sequence[Mapping[str, Any]] | None = None
@@ -100,6 +104,12 @@ class _Refusal:
         if count > limit:
             raise self.of(name, f"has {count:,} {unit}; at most {limit:,} are allowed")
 
+    def unless_printable(self, name: str, text: str, limit: int) -> None:
+        """For what travels in headers and log lines."""
+        self.if_longer(name, len(text), limit, "characters")
+        if not all("!" <= character <= "~" for character in text):
+            raise self.of(name, f"is {text!r}; only printable ASCII without spaces is allowed")
+
     def unless_tokens(self, name: str, ids: Iterable[int], vocab_size: int) -> None:
         for token_id in ids:
             if not 0 <= token_id < vocab_size:
@@ -134,7 +144,10 @@ async def resolve(
         token_ids=token_ids,
         sampling=_sampling(fields, text, max_tokens),
         sample_count=fields.sample_count or 1,
-        cache_salt=fields.cache_salt,
+        cache_salt=identity.cache_salt(fields.tenant, fields.cache_salt),
+        tenant=fields.tenant,
+        retry_key=fields.retry_key,
+        slo=fields.slo,
         priority=fields.priority,
         timeout_s=min(fields.timeout_s or max_timeout_s, max_timeout_s),
         want_text=fields.want_text,
@@ -154,6 +167,11 @@ def check_token_ids(
     _Refusal(names).unless_tokens(name, ids, text.vocab_size)
 
 
+def check_request_id(request_id: str) -> None:
+    """Raises `InvalidRequest` for an id that cannot travel in headers and log lines."""
+    _check_request_id(request_id, _Refusal(NO_NAMES))
+
+
 def _check_envelope(fields: GenerateFields, refusal: _Refusal) -> None:
     given = [
         name for name in ("text", "messages", "token_ids") if getattr(fields, name) is not None
@@ -162,16 +180,21 @@ def _check_envelope(fields: GenerateFields, refusal: _Refusal) -> None:
         raise refusal.of("prompt", f"must come in exactly one form, and came in {len(given)}")
     refusal.unless_within("sample_count", fields.sample_count, 0, MAX_SAMPLES)
     refusal.unless_within("priority", fields.priority, -MAX_PRIORITY, MAX_PRIORITY)
-    refusal.if_longer("request_id", len(fields.request_id), MAX_REQUEST_ID_LEN, "characters")
-    # Ids travel in headers and log lines.
-    if not all("!" <= character <= "~" for character in fields.request_id):
-        raise refusal.of(
-            "request_id",
-            f"is {fields.request_id!r}; only printable ASCII without spaces is allowed",
-        )
+    _check_request_id(fields.request_id, refusal)
+    refusal.unless_printable("retry_key", fields.retry_key, MAX_REQUEST_ID_LEN)
+    refusal.unless_printable("tenant", fields.tenant, MAX_TENANT_LEN)
+    slo = fields.slo
+    refusal.unless_within("slo.target_ttft_ms", slo.target_ttft_ms, 0, MAX_TARGET_TTFT_MS)
+    refusal.unless_within("slo.target_itl_ms", slo.target_itl_ms, 0, MAX_TARGET_ITL_MS)
+    expected = slo.expected_output_count
+    refusal.unless_within("slo.expected_output_count", expected, 0, MAX_EXPECTED_OUTPUT)
     refusal.if_longer("cache_salt", len(fields.cache_salt), MAX_CACHE_SALT_LEN, "characters")
     if not fields.timeout_s >= 0:
         raise refusal.of("timeout_s", f"is {fields.timeout_s}; it must not be negative")
+
+
+def _check_request_id(request_id: str, refusal: _Refusal) -> None:
+    refusal.unless_printable("request_id", request_id, MAX_REQUEST_ID_LEN)
 
 
 def _check_sampling(fields: GenerateFields, refusal: _Refusal) -> None:
@@ -291,11 +314,19 @@ def _sampling(fields: GenerateFields, text: ModelText, max_tokens: int) -> Sampl
         stop_token_ids=tuple(dict.fromkeys(fields.stop_token_ids)),
         stop_strings=tuple(dict.fromkeys(fields.stop_strings)),
         ignore_eos=fields.ignore_eos,
-        seed=secrets.randbits(DRAWN_SEED_BITS) if fields.seed is None else fields.seed,
+        seed=_seed(fields),
         logprobs_count=fields.logprobs_count,
         logit_bias=MappingProxyType(dict(fields.logit_bias)),
         guide=fields.guide,
     )
+
+
+def _seed(fields: GenerateFields) -> int:
+    if fields.seed is not None:
+        return fields.seed
+    if fields.retry_key:
+        return identity.seed(fields.tenant, fields.retry_key)
+    return secrets.randbits(identity.SEED_BITS)
 
 
 def _given(value: float | None, default: float) -> float:

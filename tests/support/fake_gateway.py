@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from baton.errors import BatonError, NoWorker, UnknownModel
 from baton.request import FinishReason, SequenceTimings, TokenLogprobs
 from baton.text import ModelText, StopStrings
 from baton.tokens import TokenIds
+from services.gateway.mailbox import Tray
 from services.gateway.types import Chunk, Final, GenerateCommand, ModelInfo, SampleSummary
 
 ANSWER = "The baton is passed 😀 on."
@@ -78,6 +80,14 @@ class FakeGateway:
         finally:
             self.num_running -= 1
             self.num_cancelled += not has_ended
+
+    async def attend(self, command: GenerateCommand, tray: Tray) -> Final:
+        async with aclosing(self.generate(command)) as events:
+            async for event in events:
+                if isinstance(event, Final):
+                    return event
+                tray.put(event)
+        raise AssertionError("an answer without a final")
 
     async def _before_chunk(self) -> None:
         if self.gate_at == self.num_chunks:

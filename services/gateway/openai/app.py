@@ -16,7 +16,7 @@ from starlette.routing import Route
 from baton.errors import BatonError, UnknownModel
 from baton.rpc import metrics
 from services.gateway.openai.answer import Answer
-from services.gateway.openai.calls import Call, Caller, Resolver
+from services.gateway.openai.calls import Call, Caller, Resolver, slo_of
 from services.gateway.openai.envelope import Envelope, request_id_of, traceparent_of
 from services.gateway.openai.errors import error_response, json_response, plain_body
 from services.gateway.openai.reading import read_body
@@ -148,6 +148,9 @@ def _caller(request: Request) -> Caller:
     return Caller(
         request_id=request_id_of(request.scope),
         traceparent=traceparent_of(request.scope),
+        tenant=request.headers.get("x-baton-tenant", ""),
+        retry_key=request.headers.get("idempotency-key", ""),
+        slo=slo_of(request.headers),
     )
 
 

@@ -20,7 +20,7 @@ from services.gateway.openai.replies import (
 )
 from services.gateway.openai.tools import NO_TOOLS, ToolUse, tool_use
 from services.gateway.openai.unsupported import refuse_unsupported
-from services.gateway.types import Gateway, GenerateCommand
+from services.gateway.types import NO_HINTS, Gateway, GenerateCommand, SloHints
 from services.gateway.validation import MAX_SAMPLES, GenerateFields, resolve
 
 COMPLETION_MAX_TOKENS = 16
@@ -32,11 +32,22 @@ _NAMES = {
     "logprobs_count": "logprobs",
     "prompt": "prompt",
     "request_id": "x-request-id",
+    "retry_key": "Idempotency-Key",
     "sample_count": "n",
+    "slo.expected_output_count": "x-baton-expected-output-tokens",
+    "slo.target_itl_ms": "x-baton-target-itl-ms",
+    "slo.target_ttft_ms": "x-baton-target-ttft-ms",
     "stop_strings": "stop",
     "template_arguments": "chat_template_kwargs",
+    "tenant": "x-baton-tenant",
     "text": "prompt",
     "token_ids": "prompt",
+}
+
+_SLO_HEADERS = {
+    "target_ttft_ms": "x-baton-target-ttft-ms",
+    "target_itl_ms": "x-baton-target-itl-ms",
+    "expected_output_count": "x-baton-expected-output-tokens",
 }
 
 
@@ -46,6 +57,24 @@ class Caller:
 
     request_id: str = ""
     traceparent: str = ""
+    tenant: str = ""
+    retry_key: str = ""
+    slo: SloHints = NO_HINTS
+
+
+def slo_of(headers: Mapping[str, str]) -> SloHints:
+    """What the headers hope for. Raises `InvalidRequest` for what is no number."""
+    values = {}
+    for name, header in _SLO_HEADERS.items():
+        value = headers.get(header, "0")
+        if not (value.isascii() and value.isdecimal() and len(value) <= MAX_ID_DIGITS):
+            raise InvalidRequest(
+                f"{header} is {value[:80]!r}; it must be a number of at most {MAX_ID_DIGITS} "
+                "digits.",
+                field=header,
+            )
+        values[name] = int(value)
+    return SloHints(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +223,7 @@ def _completion_fields(
     return replace(
         _fields(body, caller),
         request_id=caller.request_id + suffix,
+        retry_key=f"{caller.retry_key}-{index}" if index and caller.retry_key else caller.retry_key,
         text=prompt if isinstance(prompt, str) else None,
         token_ids=None if isinstance(prompt, str) else prompt,
         max_tokens=_max_tokens("max_tokens", body.max_tokens),
@@ -214,6 +244,9 @@ def _fields(body: GenerateBody, caller: Caller) -> GenerateFields:
     return GenerateFields(
         request_id=caller.request_id,
         traceparent=caller.traceparent,
+        tenant=caller.tenant,
+        retry_key=caller.retry_key,
+        slo=caller.slo,
         model=body.model or "",
         temperature=body.temperature,
         top_p=body.top_p,

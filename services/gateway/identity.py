@@ -1,0 +1,26 @@
+"""What follows from whom a request is for and what it is called: its cache salt, its seed."""
+
+from __future__ import annotations
+
+import hashlib
+
+SEED_BITS = 53
+"""So that every JSON reader can send a seed back unchanged."""
+
+_SEPARATOR = "\x1f"
+"""Not printable, so in no tenant's name."""
+
+
+def cache_salt(tenant: str, salt: str) -> str:
+    """One salt of both; no two pairs give the same, and without a tenant it is the salt."""
+    if tenant:
+        return f"{tenant}{_SEPARATOR}{salt}"
+    # One that could be taken for a tenant's is moved to where no tenant's begins.
+    return f"{_SEPARATOR}{salt}" if _SEPARATOR in salt else salt
+
+
+def seed(tenant: str, retry_key: str) -> int:
+    """The same on every gateway: the low 53 bits of BLAKE2b-64 over tenant, 0x1F, key."""
+    text = f"{tenant}{_SEPARATOR}{retry_key}".encode()
+    digest = hashlib.blake2b(text, digest_size=8).digest()
+    return int.from_bytes(digest, "big") & ((1 << SEED_BITS) - 1)
