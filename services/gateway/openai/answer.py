@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 from baton.errors import BatonError, EngineFailed
 from baton.rpc import logs
 from services.gateway.openai.calls import Call
+from services.gateway.openai.envelope import short_way
 from services.gateway.openai.errors import json_response, shutting_down
 from services.gateway.openai.merge import news_of
 from services.gateway.openai.pieces import ParsedPieces, Pieces, Taker, Usage
@@ -55,7 +56,10 @@ class Answer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs until the answer is out, the client has left, or the server stops."""
-        run = self._stream(send) if self._call.is_stream else self._send(scope, receive, send)
+        if self._call.is_stream:
+            run = self._stream(send, short_way(scope, send))
+        else:
+            run = self._send(scope, receive, send)
         work = asyncio.create_task(run)
         gone = asyncio.create_task(_until_gone(receive))
         try:
@@ -93,15 +97,16 @@ class Answer(Response):
                 await send(_KEEPALIVE)
             self._is_quiet = True
 
-    async def _stream(self, send: Send) -> None:
+    async def _stream(self, send: Send, send_part: Send) -> None:
         async with aclosing(news_of(self._gateway, self._call.commands)) as news:
             async for index, item in news:
                 if isinstance(item, Final):
                     self._usage.add(item)
                 elif (piece := self._pieces.take(index, item)) is not None:
                     self._is_sending = True
-                    await self._begin(send)
-                    await send(_part(self._events.piece(piece)))
+                    if not self._is_begun:
+                        await self._begin(send)
+                    await send_part(_part(self._events.piece(piece)))
                     self._is_quiet = self._is_sending = False
         self._is_sending = True
         await self._begin(send)

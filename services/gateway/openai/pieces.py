@@ -19,9 +19,10 @@ _FINISH = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: there is one per token, and a frozen one takes three times as long to make.
+@dataclass(slots=True)
 class Piece:
-    """News of one choice."""
+    """News of one choice. Nobody changes one."""
 
     index: int
     text: str
@@ -60,11 +61,16 @@ class Pieces:
     def take(self, prompt_index: int, chunk: Chunk) -> Piece | None:
         """None for a chunk without text, unless it ends the sample; log-probabilities wait."""
         index = prompt_index * self._sample_count + chunk.sample_index
-        positions = self._waiting.pop(index, ()) + chunk.logprobs
+        positions = chunk.logprobs
+        if self._waiting:
+            positions = self._waiting.pop(index, ()) + positions
         if not chunk.text and chunk.finish_reason is None:
-            self._waiting[index] = positions
+            if positions:
+                self._waiting[index] = positions
             return None
         is_first = index not in self._begun
+        if not is_first and chunk.finish_reason is None:
+            return Piece(index, chunk.text, positions, None, False)
         self._begun.add(index)
         echo = self._echoes[prompt_index] if is_first and self._echoes else ""
         return Piece(
