@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 from baton.cli.topology import ROOT
 
 _PACKAGES = ("torch", "grpcio", "protobuf", "numpy", "uvicorn", "redis")
+_GONE = (FileNotFoundError, ProcessLookupError)
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 BUSY_SHARE = 0.3
 """Load above this share of the cores, before we add our own, spoils numbers."""
@@ -58,18 +61,28 @@ def process_tree(pid: int) -> list[int]:
     found = [pid]
     for parent in found:
         for path in Path(f"/proc/{parent}/task").glob("*/children"):
-            found += map(int, path.read_text().split())
+            with suppress(*_GONE):
+                found += map(int, path.read_text().split())
     return found
 
 
 def tree_cpu_seconds(pid: int) -> float:
     """The same of a process and all its descendants that run now."""
-    return sum(cpu_seconds(each) for each in process_tree(pid))
+    return _sum_over_tree(pid, cpu_seconds)
 
 
 def tree_resident_mib(pid: int) -> float:
     """Resident memory of a process and its descendants; pages they share count for each."""
-    return sum(_resident_mib(each) for each in process_tree(pid))
+    return _sum_over_tree(pid, _resident_mib)
+
+
+def _sum_over_tree(pid: int, measure: Callable[[int], float]) -> float:
+    total = measure(pid)
+    for child in process_tree(pid)[1:]:
+        # A descendant may end between the two looks.
+        with suppress(*_GONE):
+            total += measure(child)
+    return total
 
 
 def _resident_mib(pid: int) -> float:

@@ -105,7 +105,7 @@ def _names(frame: FrameType | None) -> Iterator[str]:
         frame = frame.f_back
 
 
-def print_profile(path: Path, console: Console) -> None:
+def print_profile(path: Path, whose: str, console: Console) -> None:
     """The functions that used most, by their own time and with what they called; no imports."""
     own: Counter[str] = Counter()
     whole: Counter[str] = Counter()
@@ -122,7 +122,7 @@ def print_profile(path: Path, console: Console) -> None:
     total = sum(own.values()) or 1
     views = (("own", own, whole), ("with callees", whole, own))
     for title, counted, other in views:
-        grid = Table(title=f"\nGateway's CPU by function, {title}", title_justify="left")
+        grid = Table(title=f"\n{whose}: CPU by function, {title}", title_justify="left")
         for column in ("function", "ms", "%", "own %" if other is own else "with callees %"):
             grid.add_column(column, justify="left" if column == "function" else "right")
         for name, spent in counted.most_common(_SHOWN):

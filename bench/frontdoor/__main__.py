@@ -67,20 +67,21 @@ def main(
     Prints tables and writes them as markdown and JSON. A full run takes about five minutes.
     """
     console = Console(width=None if sys.stdout.isatty() else 260)
-    traces = out / "frontdoor-profile.txt" if profile else None
 
     async def work() -> int:
         peer = _find_peer(peer_dynamo, peer_router, console)
-        options = Options(engine.value, gateways, kvstores, traces)
+        if profile and gateways > 1:
+            raise BenchFailed(f"--profile samples one gateway, --gateways asks for {gateways}.")
+        options = Options(engine.value, gateways, kvstores, out if profile else None)
         plan = Plan(choose_cells(only or (), is_quick=quick), options, peer)
         report = await _measure(plan, console, is_quick=quick)
-        stem = "-".join(
-            ["frontdoor", *(["part"] if only else []), *(["quick"] if quick else [])]
-            + (["profiled"] if profile else [])
-        )
+        # A partial, quick or slowed run must not take the place of a whole one.
+        kinds = (("part", only), ("quick", quick), ("profiled", profile))
+        stem = "-".join(["frontdoor", *(word for word, is_so in kinds if is_so)])
         write(report, out, stem, console)
-        if traces:
-            print_profile(traces, console)
+        for group in dict.fromkeys(cell.group for cell in plan.cells):
+            if path := options.profile_path(group):
+                print_profile(path, f"Gateway of {group.name}", console)
         for warning in report.warnings:
             console.print(f"not for quoting: {warning}", style="bold yellow")
         return 0

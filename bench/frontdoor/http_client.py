@@ -20,6 +20,7 @@ from bench.frontdoor.prompts import make_prompts
 
 _TIMEOUT_S = 60.0
 _RECEIVE_BYTES = 1 << 16
+_STATUS = b"HTTP/1.1 200"
 _END = b"\r\n0\r\n\r\n"
 """Of a chunked body."""
 _USAGE = re.compile(rb'"completion_tokens": ?(\d+)')
@@ -107,7 +108,7 @@ class HttpClients:
         self._epoll.unregister(number)
         del self._clients[number]
         client.end()
-        raw, answers = b"".join(client.parts), self._answers
+        raw, answers = client.so_far, self._answers
         usage = _USAGE.search(raw)
         found = int(usage[1]) if usage else None
         if found != self._load.shape.output_len or b"data: [DONE]" not in raw:
@@ -133,6 +134,11 @@ class _Client:
         self.began = self.first = 0.0
         if not self._is_fresh:
             self._connect()
+
+    @property
+    def so_far(self) -> bytes:
+        """The answer, as far as it has come."""
+        return b"".join(self.parts)
 
     def start(self, request: bytes) -> None:
         """Starts the clock and sends as much as the kernel takes."""
@@ -161,10 +167,11 @@ class _Client:
             # The kernel falls back to waiting by itself; so each time anew.
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self.parts.append(data)
-        if not self.first and b"data:" in data:
+        if not self.first and b"data:" in (data if len(self.parts) == 1 else self.so_far):
             self.first = time.monotonic()
-        if not data or (len(self.parts) == 1 and not data.startswith(b"HTTP/1.1 200")):
-            raise BenchFailed(f"HTTP: this is no answer: {b''.join(self.parts)[:600]!r}")
+        is_wrong = len(self.parts) == 1 and not data.startswith(_STATUS[: len(data)])
+        if not data or is_wrong:
+            raise BenchFailed(f"HTTP: this is no answer: {self.so_far[:600]!r}")
         tail = data if len(data) >= len(_END) else b"".join(self.parts[-len(_END) :])
         return tail.endswith(_END)
 

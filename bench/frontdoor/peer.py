@@ -110,7 +110,9 @@ def _commands(
     peer: Peer, group: Group, model: Path, http_address: str, ports: PortPicker
 ) -> list[tuple[str, Sequence[str]]]:
     mocker = [str(peer.python), "-m", "dynamo.mocker", f"--model-path={model}"]
-    mocker += [f"--model-name={model.name}", *_PLANES, "--speedup-ratio=0", "--block-size=16"]
+    mocker += [f"--model-name={model.name}", *_PLANES, "--block-size=16"]
+    # Not 0: that is documented as no time at all, and makes every request wait for 20 ms.
+    mocker += ["--speedup-ratio=1000000"]
     mocker += ["--num-gpu-blocks-override=80000", f"--max-model-len={CONTEXT_LEN}"]
     decode = ["--disaggregation-mode=decode"] if group.prefill else []
     # Its KV-transfer time is emulated too unless it is told not to.

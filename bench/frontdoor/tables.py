@@ -8,6 +8,7 @@ from statistics import median
 from bench.frontdoor.cells import NUM_CLIENTS
 from bench.frontdoor.measure import GroupResult, Measured
 from bench.frontdoor.messages import Door
+from bench.frontdoor.published import published_table
 from bench.report import Cell, Table
 from bench.stats import milliseconds, percentile, ratio
 
@@ -30,11 +31,12 @@ _READING = (
 
 def tables(results: Sequence[GroupResult]) -> list[Table]:
     """All that there is something to say in."""
+    has_peer = any(found.target != BASE for _, found in _all(results))
     made = [
         _lone(results),
         _crowd(results),
         _streaming(results),
-        _ratios(results),
+        _ratios(results) if has_peer else published_table(found for _, found in _all(results)),
         _processes(results),
     ]
     return [table for table in made if table.rows]

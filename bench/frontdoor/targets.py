@@ -53,7 +53,11 @@ class Options:
     gateways: int = 1
     kvstores: int = 0
     profile: Path | None = None
-    """Where gateways write their profile; none: not profiled."""
+    """Folder for the gateways' profiles; none: not profiled."""
+
+    def profile_path(self, group: Group) -> Path | None:
+        """Where a group's gateway writes its profile."""
+        return self.profile / f"frontdoor-profile-{group.name}.txt" if self.profile else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ async def running_baton(
     """Our processes for a group."""
     worker = [f"--max-batch-tokens={MAX_BATCH_TOKENS}"]
     gateway = [f"--remote-prefill-tokens={REMOTE_PREFILL_TOKENS}"]
+    profile = options.profile_path(group)
     spec = SystemSpec(
         title=group.name,
         prefill=group.prefill,
@@ -94,7 +99,7 @@ async def running_baton(
         kvstores=options.kvstores,
         model=model,
         engine=options.engine,
-        gateway_runner=("bench.sampler", str(options.profile)) if options.profile else (),
+        gateway_runner=("bench.sampler", str(profile)) if profile else (),
     )
     began = time.monotonic()
     async with running_system(spec, console) as system:
