@@ -5,13 +5,16 @@
             if isinstance(event, Chunk):
                 print(event.text, end="", flush=True)
 
-`AsyncClient` is the same for asyncio. Failures are the exceptions of `baton.errors`.
+`session()` carries many requests on one stream. `AsyncClient` is the same for asyncio. Failures are
+the exceptions of `baton.errors`; whether and when to try again is left to the caller
+(`error.status.may_retry`, `error.retry_after_s`).
 """
 
 from __future__ import annotations
 
 from baton.client.asynchronous import AsyncClient, AsyncEvents
 from baton.client.blocking import Client, Events
+from baton.client.sessions import AsyncSession, Session, SessionEvent
 from baton.client.types import (
     Chunk,
     Final,
@@ -22,12 +25,14 @@ from baton.client.types import (
     Prompt,
     SampleSummary,
     Sampling,
+    Slo,
     TokenLogprob,
 )
 
 __all__ = [
     "AsyncClient",
     "AsyncEvents",
+    "AsyncSession",
     "Chunk",
     "Client",
     "Events",
@@ -39,5 +44,8 @@ __all__ = [
     "Prompt",
     "SampleSummary",
     "Sampling",
+    "Session",
+    "SessionEvent",
+    "Slo",
     "TokenLogprob",
 ]

@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 
 from baton.client import messages
+from baton.client.sessions import AsyncSession
 from baton.client.types import Chunk, Final, Model, Options, Prompt, Sampling
 from baton.errors import WorkerLost
 from baton.rpc.channels import TlsFiles, open_channel
@@ -81,6 +82,10 @@ class AsyncClient:
                 request, timeout=call_timeout_s(options), metadata=call_metadata(options)
             )
         )
+
+    def session(self) -> AsyncSession:
+        """Many requests on one stream; use it with `async with`."""
+        return AsyncSession(self._stub)
 
     async def tokenize(self, prompt: Prompt, model: str = "") -> tuple[int, ...]:
         """Token ids of a text, special tokens included, or of a conversation."""

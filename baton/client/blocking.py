@@ -9,6 +9,7 @@ import grpc
 
 from baton.client import messages
 from baton.client.asynchronous import UNARY_SECONDS, call_metadata, call_timeout_s
+from baton.client.sessions import Session
 from baton.client.types import Chunk, Final, Model, Options, Prompt, Sampling
 from baton.errors import BatonError, WorkerLost
 from baton.rpc.channels import CHANNEL_OPTIONS, TlsFiles
@@ -83,6 +84,10 @@ class Client:
                 request, timeout=call_timeout_s(options), metadata=call_metadata(options)
             )
         )
+
+    def session(self) -> Session:
+        """Many requests on one stream; use it with `with`."""
+        return Session(self._stub)
 
     def tokenize(self, prompt: Prompt, model: str = "") -> tuple[int, ...]:
         """Token ids of a text, special tokens included, or of a conversation."""

@@ -16,9 +16,11 @@ from baton.client.types import (
     Prompt,
     SampleSummary,
     Sampling,
+    Slo,
     TokenLogprob,
 )
-from baton.errors import InvalidRequest
+from baton.errors import BatonError, InvalidRequest
+from baton.tokens import TokenIds
 from baton.v1 import gateway_pb2 as pb
 from baton.v1 import types_pb2
 
@@ -37,6 +39,8 @@ def generate_request(prompt: Prompt, sampling: Sampling, options: Options) -> pb
             sampling=_sampling(sampling),
             sample_count=options.get("sample_count", 1),
             cache_salt=options.get("cache_salt", ""),
+            tenant=options.get("tenant", ""),
+            slo=_slo(options.get("slo")),
             priority=options.get("priority", 0),
             timeout_ms=round(options.get("timeout_s", 0.0) * 1000),
             return_token_ids=options.get("return_token_ids", False),
@@ -49,7 +53,7 @@ def tokenize_request(prompt: Prompt, model: str) -> pb.TokenizeRequest:
     """A text or a conversation to tokenise."""
     with _writing():
         members = _prompt(prompt)
-        if "token_ids" in members:
+        if "packed_token_ids" in members:
             raise InvalidRequest("prompt holds token ids already; a text or messages are needed.")
         return pb.TokenizeRequest(model=model, **members)
 
@@ -69,6 +73,16 @@ def event(response: pb.GenerateResponse) -> Chunk | Final:
     if response.HasField("final"):
         return _final(response.final)
     return _chunk(response.chunk)
+
+
+def session_event(event: pb.SessionEvent) -> Chunk | Final | BatonError:
+    """One message of a session."""
+    match event.WhichOneof("event"):
+        case "final":
+            return _final(event.final)
+        case "error":
+            return convert.error_from_pb(event.error)
+    return _chunk(event.chunk)
 
 
 def model(message: pb.Model) -> Model:
@@ -103,9 +117,26 @@ def _prompt(prompt: Prompt) -> dict[str, Any]:
             return {"chat": pb.ChatPrompt(messages=turns)}
         case [_, *_]:
             ids: Any = prompt
-            return {"token_ids": pb.TokenIds(ids=ids)}
+            return {"packed_token_ids": _packed(ids)}
     raise InvalidRequest(
         "prompt is empty; it must hold text, messages or token ids.", field="prompt"
+    )
+
+
+def _packed(ids: Sequence[int]) -> bytes:
+    try:
+        return TokenIds.of(ids).packed
+    except OverflowError as error:
+        raise ValueError(f"a token id is no unsigned 32-bit number: {error}") from error
+
+
+def _slo(slo: Slo | None) -> pb.SloHints | None:
+    if slo is None:
+        return None
+    return pb.SloHints(
+        target_ttft_ms=slo.target_ttft_ms,
+        target_itl_ms=slo.target_itl_ms,
+        expected_output_count=slo.expected_output_count,
     )
 
 
@@ -163,6 +194,9 @@ def _final(final: pb.GenerateFinal) -> Final:
         route_us=final.route_us,
         seed=final.seed,
         trace_id=final.trace_id,
+        mean_itl_us=final.mean_itl_us,
+        ttft_met=final.ttft_met if final.HasField("ttft_met") else None,
+        itl_met=final.itl_met if final.HasField("itl_met") else None,
     )
 
 

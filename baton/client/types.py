@@ -39,6 +39,15 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """What you hope for, and what you know of your request; 0: nothing said."""
+
+    target_ttft_ms: int = 0
+    target_itl_ms: int = 0
+    expected_output_count: int = 0
+
+
 class Options(TypedDict, total=False):
     """What else a request may say."""
 
@@ -46,8 +55,13 @@ class Options(TypedDict, total=False):
     """Empty: the only one served."""
     sample_count: int
     request_id: str
+    """One of your own makes the request safe to send again; see docs/interfaces.md."""
     cache_salt: str
     """Requests with different salts share no cached block."""
+    tenant: str
+    """Whom the request is for; tenants share no cached block."""
+    slo: Slo
+    """What you hope for; the final says whether it was met."""
     priority: int
     """Higher runs first."""
     timeout_s: float
@@ -119,6 +133,11 @@ class Final:
     route_us: int
     seed: int
     trace_id: str
+    mean_itl_us: int
+    """Between two tokens of one sample; 0: no sample has two."""
+    ttft_met: bool | None
+    itl_met: bool | None
+    """Whether targets were met; None: there was none, or nothing to measure."""
 
 
 @dataclass(frozen=True, slots=True)
