@@ -70,11 +70,11 @@ def _all_cells(is_quick: bool) -> list[Cell]:
     one, two, disaggregated = GROUPS
     doors = tuple(Door)
     plan = [
-        (one, NUM_CLIENTS, _CROWD, (Door.QUICK, Door.GRPC)),
+        (one, NUM_CLIENTS, _CROWD, (Door.QUICK, Door.GRPC, Door.SESSION)),
         (two, 1, _LONE, doors),
         (two, NUM_CLIENTS, _CROWD, doors),
-        (disaggregated, 1, (_SHORT,), (Door.POOLED, Door.QUICK, Door.GRPC)),
-        (disaggregated, NUM_CLIENTS, (_SHORT,), (Door.POOLED, Door.QUICK, Door.GRPC)),
+        (disaggregated, 1, (_SHORT,), (Door.POOLED, Door.QUICK, Door.GRPC, Door.SESSION)),
+        (disaggregated, NUM_CLIENTS, (_SHORT,), (Door.POOLED, Door.QUICK, Door.GRPC, Door.SESSION)),
     ]
     cells = [
         Cell(group, num_clients, shape, door, _count(shape, num_clients, is_quick))

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from bench.child import answer_all
-from bench.frontdoor import grpc_client, http_client
+from bench.frontdoor import grpc_client, http_client, session_client
 from bench.frontdoor.http_client import Answers
-from bench.frontdoor.messages import Load, Seen
+from bench.frontdoor.messages import Door, Load, Seen
 
 
 def serve_http(pipe: Connection) -> None:
@@ -31,10 +31,11 @@ def serve_grpc(pipe: Connection) -> None:
     import uvloop
 
     loop = uvloop.new_event_loop()
-    clients = grpc_client.GrpcClients()
+    calls, sessions = grpc_client.GrpcClients(), session_client.SessionClients()
 
     def bring(load: Load) -> Seen:
         requests = grpc_client.make_requests(load)
+        clients = sessions if load.door is Door.SESSION else calls
         return _clocked(lambda: loop.run_until_complete(clients.run(load, requests)))[1]
 
     answer_all(pipe, bring)

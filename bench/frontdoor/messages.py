@@ -18,11 +18,13 @@ class Door(StrEnum):
     """OpenAI HTTP, SSE, a new connection per request."""
     GRPC = "grpc"
     """Baton gRPC `Generate`, all clients on one connection per gateway."""
+    SESSION = "session"
+    """Baton gRPC `Session`, all clients on one stream per gateway."""
 
     @property
     def is_http(self) -> bool:
         """Whether a peer has this door too."""
-        return self is not Door.GRPC
+        return self not in (Door.GRPC, Door.SESSION)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ DOORS = {
     Door.QUICK: "SSE, pooled, quick",
     Door.FRESH: "SSE, fresh",
     Door.GRPC: "Baton gRPC",
+    Door.SESSION: "Baton Session",
 }
 _READING = (
     "rates and CPU are medians of the repetitions, percentiles are of all their requests",

@@ -179,7 +179,7 @@ async def test_a_small_run_measures_and_writes_its_tables(tmp_path):
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "bench.frontdoor", "--quick", f"--out={tmp_path}", "--profile"),
-        *("--only=agg2/*/128/1/quick", "--only=agg2/64/128/1/grpc"),
+        *("--only=agg2/*/128/1/quick", "--only=agg2/64/128/1/grpc", "--only=agg2/64/128/1/session"),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
