@@ -19,9 +19,12 @@ from services.gateway.openai.answer import Answer
 from services.gateway.openai.calls import Call, Caller, Resolver, slo_of
 from services.gateway.openai.envelope import Envelope, request_id_of, traceparent_of
 from services.gateway.openai.errors import error_response, json_response, plain_body
+from services.gateway.openai.openapi import openapi
 from services.gateway.openai.reading import read_body
 from services.gateway.openai.replies import AUTO, ReplySettings
+from services.gateway.openai.response_writers import ResponseWriter
 from services.gateway.openai.shapes import ChatShape, CompletionShape, Shape
+from services.gateway.openai.tokens import detokenize, tokenize
 from services.gateway.openai.writers import EventWriter, WholeWriter
 from services.gateway.types import Gateway, ModelInfo
 
@@ -51,8 +54,12 @@ def app(
         routes=[
             Route("/v1/chat/completions", door.chat, methods=["POST"]),
             Route("/v1/completions", door.completion, methods=["POST"]),
+            Route("/v1/responses", door.response, methods=["POST"]),
+            Route("/tokenize", door.tokenize, methods=["POST"]),
+            Route("/detokenize", door.detokenize, methods=["POST"]),
             Route("/v1/models", door.models),
             Route("/v1/models/{model:path}", door.model),
+            Route("/openapi.json", _described),
             Route("/health", door.health),
             Route("/metrics", _metrics),
         ],
@@ -101,6 +108,20 @@ class _Door:
         call = await self._resolver.completion(body, _caller(request))
         return self._answer(call, CompletionShape(call.text))
 
+    async def response(self, request: Request) -> Response:
+        content = await read_body(request, self._limits.max_body_bytes)
+        body, call = await self._resolver.response(content, _caller(request))
+        writer = ResponseWriter(body, call.commands[0])
+        return Answer(self._gateway, call, writer, writer, self._limits.keepalive_s)
+
+    async def tokenize(self, request: Request) -> Response:
+        content = await read_body(request, self._limits.max_body_bytes)
+        return json_response(await tokenize(self._gateway, content))
+
+    async def detokenize(self, request: Request) -> Response:
+        content = await read_body(request, self._limits.max_body_bytes)
+        return json_response(await detokenize(self._gateway, content))
+
     def _answer(self, call: Call, shape: Shape) -> Answer:
         first = call.commands[0]
         events = EventWriter(shape, first.request_id, first.model, call.includes_usage)
@@ -127,6 +148,10 @@ class _Door:
             reason = "no live decode worker serves a model"
             return json_response({"status": "unavailable", "reason": reason}, 503)
         return json_response({"status": "ok", "models": models})
+
+
+async def _described(_: Request) -> Response:
+    return json_response(openapi())
 
 
 async def _metrics(_: Request) -> Response:

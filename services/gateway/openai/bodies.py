@@ -10,6 +10,7 @@ from services.gateway.openai.messages import ChatMessage
 from services.gateway.openai.tools import Tool
 
 Prompt = str | list[int]
+Prompts = str | list[str] | list[int] | list[list[int]]
 
 
 class StreamOptions(BaseModel):
@@ -50,7 +51,7 @@ class GenerateBody(BaseModel):
     cache_salt: str | None = None
     priority: int | None = None
 
-    @field_validator("stop", mode="before")
+    @field_validator("stop", mode="before", json_schema_input_type=str | list[str] | None)
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         if value is None or (
@@ -70,7 +71,7 @@ class CompletionBody(GenerateBody):
     echo: bool | None = None
     best_of: int | None = None
 
-    @field_validator("prompt", mode="before")
+    @field_validator("prompt", mode="before", json_schema_input_type=Prompts)
     @classmethod
     def _prompts(cls, value: object) -> object:
         match value:

@@ -18,6 +18,7 @@ from services.gateway.openai.replies import (
     forcing_guide,
     new_reply,
 )
+from services.gateway.openai.response_bodies import ResponsesBody
 from services.gateway.openai.tools import NO_TOOLS, ToolUse, tool_use
 from services.gateway.openai.unsupported import refuse_unsupported
 from services.gateway.types import NO_HINTS, Gateway, GenerateCommand, SloHints
@@ -137,6 +138,21 @@ class Resolver:
             new_reply=new_reply(dialect, use, text, command),
             thinks=dialect.thinks,
         )
+
+    async def response(self, content: bytes, caller: Caller) -> tuple[ResponsesBody, Call]:
+        """`/v1/responses`."""
+        body = parsed(ResponsesBody, content)
+        _check(body)
+        body.refuse_unsupported()
+        fields = replace(
+            _fields(body, caller),
+            max_tokens=_max_tokens("max_output_tokens", body.max_output_tokens),
+            messages=body.messages(),
+        )
+        names = {**_NAMES, "max_tokens": "max_output_tokens", "messages": "input"}
+        tools = [tool.as_chat_tool() for tool in body.tools or ()]
+        use = tool_use(tools, body.chat_choice, body.parallel_tool_calls)
+        return body, await self.reply(body, fields, names, use)
 
     async def completion(self, content: bytes, caller: Caller) -> Call:
         """`/v1/completions`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
@@ -42,6 +42,13 @@ class ToolCall(BaseModel):
         return {"id": self.id, "type": "function", "function": function}
 
 
+class TextPart(BaseModel):
+    """A part of a turn's content."""
+
+    type: Literal["text"]
+    text: str
+
+
 class ChatMessage(BaseModel):
     """One turn. What the chat template may want besides these is kept."""
 
@@ -59,7 +66,7 @@ class ChatMessage(BaseModel):
             raise ValueError(f"must be one of {', '.join(ROLES)}")
         return value
 
-    @field_validator("content", mode="before")
+    @field_validator("content", mode="before", json_schema_input_type=str | list[TextPart] | None)
     @classmethod
     def _text_of(cls, value: object) -> object:
         """Text parts are joined by line breaks; None, as in a turn of tool calls, is no text."""
