@@ -48,6 +48,7 @@ def base_url(toy_text: ModelText) -> Iterator[str]:
     thread.join()
 
 
+@pytest.mark.slow
 @schema.parametrize()
 @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_one_that_the_description_lists(

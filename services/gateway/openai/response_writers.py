@@ -91,7 +91,12 @@ class ResponseWriter:
         return self._events([{"type": kind, "response": response} for kind in kinds])
 
     def _response(self, status: str, **members: Any) -> dict[str, Any]:
-        defaults = {"error": None, "incomplete_details": None, "output": [], "usage": None}
+        defaults: dict[str, Any] = {
+            "error": None,
+            "incomplete_details": None,
+            "output": [],
+            "usage": None,
+        }
         return {**self._head, "status": status, **defaults, **members, **self._tail}
 
     def _events(self, events: list[Event]) -> bytes:
