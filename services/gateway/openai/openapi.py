@@ -14,6 +14,7 @@ from services.gateway.openai.tokens import DetokenizeBody, TokenizeBody
 _ERRORS = {
     "400": "A field cannot be met; the message names it, its value and the limit.",
     "404": "No live worker serves the model.",
+    "409": "A request with this idempotency key is still running, or has taken over.",
     "413": "The body is too long.",
     "415": "The body is not said to be JSON.",
     "429": "There is no room now; retry-after says when to come back.",

@@ -103,7 +103,7 @@ class Items:
         output_item = {"output_index": item.index, "item": item.body(status)}
         done = {"type": "response.output_item.done", **output_item}
         if isinstance(item.first, CallDelta):
-            return [_event(item, "done", arguments=item.text, name=item.first.name), done]
+            return [_event(item, "done", arguments=item.text), done]
         part = _part(item, "response.content_part.done", item.text)
         return [_event(item, "done", text=item.text), part, done]
 

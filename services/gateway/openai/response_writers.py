@@ -32,7 +32,6 @@ class ResponseWriter:
             "metadata": body.metadata or {},
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": None,
-            "store": False,
             "temperature": sampling.temperature,
             "text": {"format": {"type": "text"}},
             "tool_choice": body.tool_choice or "auto",
@@ -72,7 +71,10 @@ class ResponseWriter:
             output=self._items.body(self._status),
             usage={
                 "input_tokens": usage.num_prompt_tokens,
-                "input_tokens_details": {"cached_tokens": usage.num_cached_tokens},
+                "input_tokens_details": {
+                    "cached_tokens": usage.num_cached_tokens,
+                    "cache_write_tokens": 0,
+                },
                 "output_tokens": usage.num_output_tokens,
                 "output_tokens_details": {"reasoning_tokens": usage.num_reasoning_tokens or 0},
                 "total_tokens": usage.num_prompt_tokens + usage.num_output_tokens,
