@@ -1,7 +1,7 @@
 """Recorded answers of the OpenAI door, compared, and read strictly by the official client's types.
 
-With BATON_RECORD=1 in the environment the files under golden/ are written anew; read the difference.
-"""  # noqa: E501
+With BATON_RECORD=1 in the environment, golden/ is written anew; read the difference.
+"""
 
 from __future__ import annotations
 
