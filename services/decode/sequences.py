@@ -22,6 +22,9 @@ from services.decode.spans import SampleSpans
 
 log = logs.get_logger(__name__)
 
+MAX_SAMPLES = 128
+"""Of one submission; gateways allow no more."""
+
 Send = Callable[[pb.SequenceDelta], None]
 
 
@@ -60,6 +63,12 @@ class Sequences:
 
     def submit(self, stream_id: str, message: pb.SubmitSequence, send: Send) -> None:
         """Starts all samples of a submission. What goes wrong is sent as their end."""
+        try:
+            self._check(stream_id, message)
+        except errors.InvalidRequest as error:
+            log.error("submission refused", request_id=message.request_id, error=error.message)
+            send(_refusal(message, error))
+            return
         peer = None
         if message.prefill_worker_id:
             peer = PrefillPeer(message.prefill_worker_id, message.prefill_address)
@@ -81,6 +90,30 @@ class Sequences:
             spans = SampleSpans(message.request_id, message.traceparent)
             sample = Sample(message.handle, spec, message.request_id, send, spans)
             self._start(sample, peer, message.timeout_ms / 1000)
+
+    def _check(self, stream_id: str, message: pb.SubmitSequence) -> None:
+        """Refuses what no gateway of ours sends, before it costs anything."""
+        if message.sample_count > MAX_SAMPLES:
+            raise errors.InvalidRequest(
+                f"sample_count is {message.sample_count}; at most {MAX_SAMPLES} are taken",
+                field="sample_count",
+            )
+        if len(message.token_ids) % 4:
+            raise errors.InvalidRequest(
+                f"token_ids has {len(message.token_ids)} bytes; token ids take 4 each",
+                field="token_ids",
+            )
+        if message.sampling.HasField("guide"):
+            try:
+                convert.guide_from_pb(message.sampling.guide)
+            except ValueError as error:
+                raise errors.InvalidRequest(str(error), field="guide.kind") from error
+        first = message.sample_index
+        for index in range(first, first + max(1, message.sample_count)):
+            if f"{stream_id}/{message.handle}/{index}" in self._samples:
+                raise errors.InvalidRequest(
+                    f"handle {message.handle} is in use; handles are never reused", field="handle"
+                )
 
     def cancel(self, stream_id: str, handle: int, sample_index: int | None) -> None:
         """Ends one sample, or all samples of a handle."""
@@ -220,3 +253,10 @@ class Sequences:
         sample.send(
             pb.SequenceDelta(handle=sample.handle, sample_index=sample.spec.sample_index, end=end)
         )
+
+
+def _refusal(message: pb.SubmitSequence, error: errors.BatonError) -> pb.SequenceDelta:
+    end = pb.SequenceEnd(
+        finish_reason=convert.finish_to_pb(FinishReason.ERROR), error=convert.error_to_pb(error)
+    )
+    return pb.SequenceDelta(handle=message.handle, sample_index=message.sample_index, end=end)
