@@ -89,19 +89,20 @@ async def test_deadline_ends_a_request_with_an_error_and_frees_blocks(pair):
     await until_free(prefill, LIMIT_S)
 
 
-async def test_frame_that_makes_no_sense_ends_its_stream_and_nothing_else(pair):
+async def test_submission_that_makes_no_sense_ends_alone(pair):
     decode, prefill = (process.address for process in pair)
     half_a_token = {"token_ids": b"abc"}
 
     async with DecodeClient(decode, prefill) as good, DecodeClient(decode) as bad:
         [running] = good.submit(make_prompt(40, seed=32), LONG)
-        bad.submit([8], is_remote=False, **half_a_token)
-        await bad.until_closed(10.0)
-        answer = await good.ask(make_prompt(40, seed=33))
+        [refused] = bad.submit([8], is_remote=False, **half_a_token)
+        refusal = await refused.ended()
+        answer = await bad.ask(make_prompt(40, seed=33), is_remote=False)
 
+        assert refusal.end.error.field == "token_ids"
         assert answer.end.finish_reason == types_pb2.FINISH_REASON_LENGTH
         assert (await running.ended()).token_ids
-    pair[0].wait_for("a gateway's frame could not be taken, its stream ends")
+    pair[0].wait_for("submission refused")
     await until_free(decode, LIMIT_S)
 
 
