@@ -37,7 +37,7 @@ def sampling_to_pb(params: SamplingParams) -> pb.SamplingParams:
         seed=params.seed,
         logprobs_count=params.logprobs_count,
         logit_bias=params.logit_bias,
-        guide=_guide_to_pb(params.guide) if params.guide is not None else None,
+        guide=guide_to_pb(params.guide) if params.guide is not None else None,
     )
 
 
@@ -63,7 +63,8 @@ def sampling_from_pb(message: pb.SamplingParams) -> SamplingParams:
     )
 
 
-def _guide_to_pb(guide: Guide) -> pb.Guide:
+def guide_to_pb(guide: Guide) -> pb.Guide:
+    """The inverse of `guide_from_pb`."""
     return pb.Guide(kind=cast("pb.GuideKind", guide.kind.value), source=guide.source)
 
 

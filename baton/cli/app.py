@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from baton.cli.topology import DEMO_MODEL, GRPC_PORT, HTTP_PORT, STEP_TIMES, ClusterOptions
+from baton.request import Guide, GuideKind
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -187,6 +188,10 @@ def generate(
         bool, typer.Option("--raw", help="Continue the text as it is, without chat template.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No figures behind the answer.")] = False,
+    json_schema: Annotated[
+        str, typer.Option(help="A schema, or @FILE with one, that the answer must meet.")
+    ] = "",
+    regex: Annotated[str, typer.Option(help="An expression for the whole answer.")] = "",
 ) -> None:
     """Stream one answer from a running gateway: text to standard output, figures to error."""
     from baton.cli.ask import run_generate
@@ -198,6 +203,7 @@ def generate(
         top_p=top_p,
         seed=seed,
         stop_strings=tuple(stop or ()),
+        guide=parse_guide(json_schema, regex),
     )
     text = sys.stdin.read() if prompt == "-" else prompt
     asked = text if raw else [{"role": "user", "content": text}]
@@ -237,6 +243,20 @@ def doctor(
 
     ports = {"--port": port, "--http-port": http_port}
     sys.exit(run_doctor(model.expanduser(), ports, redis_url))
+
+
+def parse_guide(json_schema: str, regex: str) -> Guide | None:
+    """What `--json-schema` or `--regex` ask for."""
+    if json_schema and regex:
+        raise typer.BadParameter("--json-schema and --regex exclude each other")
+    if regex:
+        return Guide(GuideKind.REGEX, regex)
+    if json_schema.startswith("@"):
+        try:
+            json_schema = Path(json_schema[1:]).expanduser().read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise typer.BadParameter(f"--json-schema {json_schema}: {error}") from error
+    return Guide(GuideKind.JSON_SCHEMA, json_schema) if json_schema else None
 
 
 def parse_extra(words: list[str]) -> dict[str, list[str]]:

@@ -157,6 +157,7 @@ def _sampling(sampling: Sampling) -> types_pb2.SamplingParams:
         seed=sampling.seed,
         logprobs_count=sampling.logprobs_count,
         logit_bias=sampling.logit_bias,
+        guide=convert.guide_to_pb(sampling.guide) if sampling.guide is not None else None,
     )
 
 

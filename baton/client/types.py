@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from baton.request import FinishReason, SequenceTimings
+from baton.request import FinishReason, Guide, SequenceTimings
 
 Message = Mapping[str, str]
 """One turn of a conversation: `role` and `content`."""
@@ -37,6 +37,8 @@ class Sampling:
     logprobs_count: int | None = None
     """Likeliest tokens to report beside the drawn one; None: no log-probabilities at all."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    guide: Guide | None = None
+    """What the text must look like, from its first to its last character."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ import numpy as np
 
 from baton.blocks import KvLayout
 from baton.engine.arena import HostArena
+from baton.engine.masks import GuideMasks, Mask, allowed_one
 from baton.engine.sequence import Sequence
 from baton.engine.types import NewToken
 from baton.request import TokenLogprobs
@@ -21,7 +22,8 @@ class EchoRunner:
     A token's KV is its id and its position: ids fill the first words of a block, positions the
     last. Output token i is the id that lies at prompt position `i % prompt_len`, or at the first
     one behind it, cyclically, that holds no end-of-sequence id. A lost, stale or misplaced block
-    therefore shows as a wrong answer.
+    therefore shows as a wrong answer. Where a guide does not allow that token, it is the lowest one
+    that the guide allows.
     """
 
     def __init__(self, arena: HostArena, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
@@ -29,6 +31,7 @@ class EchoRunner:
         self.eos_token_ids = eos_token_ids
         self._block_size = arena.layout.block_size
         self._block_words = _block_words(arena.layout)
+        self._masks = GuideMasks(vocab_size, eos_token_ids)
         self._words = arena.memory.cast("I")
         blocks = np.frombuffer(arena.memory, dtype=np.uint32).reshape(arena.num_blocks, -1)
         self._ids = blocks[:, : self._block_size]
@@ -41,10 +44,11 @@ class EchoRunner:
         """See `Runner`."""
         for sequence, num_tokens in chunks.items():
             self._write(sequence, num_tokens)
+        drawing = [sequence for sequence, n in chunks.items() if n == sequence.num_uncomputed]
+        masks = self._masks.fill(drawing)
         return {
-            sequence: self._draw(sequence)
-            for sequence, num_tokens in chunks.items()
-            if num_tokens == sequence.num_uncomputed
+            sequence: self._draw(sequence, mask)
+            for sequence, mask in zip(drawing, masks, strict=True)
         }
 
     def _write(self, sequence: Sequence, num_tokens: int) -> None:
@@ -61,8 +65,10 @@ class EchoRunner:
         self._ids[blocks, offsets] = sequence.token_ids[start:stop]
         self._positions[blocks, offsets] = positions
 
-    def _draw(self, sequence: Sequence) -> NewToken:
+    def _draw(self, sequence: Sequence, mask: Mask | None) -> NewToken:
         token_id = self._echo(sequence)
+        if mask is not None:
+            token_id = allowed_one(mask, token_id)
         if sequence.spec.sampling.logprobs_count is None:
             return NewToken(sequence.sequence_id, token_id)
         top = ((token_id, 0.0),) if sequence.spec.sampling.logprobs_count else ()

@@ -116,7 +116,9 @@ class Engine:
         self._num_arrived += 1
         self._is_stalled = False
         self._roster.enter(sequence)
-        if sequence.is_full(self.config.context_len):
+        if sequence.is_matched:
+            self._end(sequence, FinishReason.STOP)
+        elif sequence.is_full(self.config.context_len):
             self._end(sequence, FinishReason.LENGTH)
 
     def cancel(self, sequence_id: str) -> None:
@@ -213,7 +215,9 @@ class Engine:
                 self._news.progress.append(
                     Progress(sequence.sequence_id, sequence.num_computed, blocks)
                 )
-            if sequence in drawn:
+            if sequence.guide_fault:
+                self._end(sequence, FinishReason.ERROR, sequence.guide_fault, field="guide")
+            elif sequence in drawn:
                 self._accept(sequence, drawn[sequence])
 
     def _note_progress(self, sequence: Sequence) -> None:
@@ -225,14 +229,18 @@ class Engine:
         self._news.tokens.append(token)
         self._has_news = True
         reason = sequence.end_reason(self.config.context_len)
-        if reason is not None:
+        if sequence.guide_fault:
+            self._end(sequence, FinishReason.ERROR, sequence.guide_fault, field="guide")
+        elif reason is not None:
             self._end(sequence, reason)
 
-    def _end(self, sequence: Sequence, reason: FinishReason, error: str = "") -> None:
+    def _end(
+        self, sequence: Sequence, reason: FinishReason, error: str = "", field: str = ""
+    ) -> None:
         keep = sequence.spec.prefill_only and reason is FinishReason.LENGTH
         self._roster.leave(sequence, keep_blocks=keep)
         stats = sequence.stats(time.monotonic_ns())
-        self._news.finished.append(Finished(sequence.sequence_id, reason, stats, error))
+        self._news.finished.append(Finished(sequence.sequence_id, reason, stats, error, field))
         self._has_news = True
         self._is_stalled = False
 

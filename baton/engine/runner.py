@@ -60,7 +60,7 @@ class ModelRunner:
         self._transformer = model.transformer
         self._kv = arena.tensor
         self._builder = BatchBuilder(arena.layout.block_size, arena.device)
-        self._sampler = Sampler(model.ops.sample, self.vocab_size, arena.device)
+        self._sampler = Sampler(model.ops.sample, self.vocab_size, self.eos_token_ids, arena.device)
 
     def run(self, chunks: Mapping[Sequence, int]) -> dict[Sequence, NewToken]:
         """See `Runner`."""

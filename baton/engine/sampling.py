@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from baton.engine.masks import GuideMasks
 from baton.engine.sequence import Sequence
 from baton.engine.types import NewToken
 from baton.request import SamplingParams, TokenLogprobs
@@ -53,7 +54,9 @@ class DrawState:
         self.prompt = self._ids(sequence.token_ids[: self._prompt_len]) if repeats else None
         grows = repeats or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
         self._output = _GrowingIds(device) if grows else None
-        forbidden = sequence.stop_ids if sampling.min_tokens > 0 else frozenset[int]()
+        # A guided sequence's mask sees to `min_tokens`: it knows what else there is to draw.
+        is_bound = sampling.min_tokens > 0 and sequence.spec.matcher is None
+        forbidden = sequence.stop_ids if is_bound else frozenset[int]()
         self._bias = self._bias_pair(sampling, frozenset())
         self._bias_below_min = self._bias_pair(sampling, forbidden)
 
@@ -103,13 +106,16 @@ class _GrowingIds:
 class Sampler:
     """Draws the next token of each sequence; a row's result depends on its own sequence only."""
 
-    def __init__(self, sample: Sample, vocab_size: int, device: torch.device) -> None:
+    def __init__(
+        self, sample: Sample, vocab_size: int, eos_token_ids: frozenset[int], device: torch.device
+    ) -> None:
         self._sample = sample
+        self._masks = GuideMasks(vocab_size, eos_token_ids)
         self._vocab_size = vocab_size
         self._device = device
 
     def draw(self, logits: Tensor, sequences: Rows[Sequence]) -> list[NewToken]:
-        """One token per row of `logits` [S, vocab]."""
+        """One token per row of `logits` [S, vocab]; void for a sequence whose guide fails."""
         sampled = self._sample(logits, self._rows(sequences))
         drawn = zip(sequences, sampled.token_ids, sampled.logprobs, strict=True)
         return [_new_token(sequence, token_id, found) for sequence, token_id, found in drawn]
@@ -140,6 +146,10 @@ class Sampler:
             ),
             bias_tokens=tuple(ids for ids, _ in biases),
             bias_values=tuple(values for _, values in biases),
+            allowed=tuple(
+                None if mask is None else self._to_device(mask)
+                for mask in self._masks.fill(sequences)
+            ),
             logprobs_count=tuple(state.logprobs_count for state in states),
         )
 

@@ -137,6 +137,8 @@ class Sequence:
     def append(self, token_id: int, now_ns: int, is_received: bool) -> None:
         """Adds a new token to the known ones."""
         self.token_ids.append(token_id)
+        if self.spec.matcher is not None:
+            self.spec.matcher.advance(token_id)
         if self.first_token_ns is None:
             self.first_token_ns = now_ns
             self.has_drawn_first = not is_received
@@ -148,10 +150,22 @@ class Sequence:
         sampling = self.spec.sampling
         if self.spec.prefill_only:
             return FinishReason.LENGTH
+        if self.is_matched:
+            return FinishReason.STOP
         # The newest token is number `num_output`; it may stop if `min_tokens` came before it.
         if self.token_ids[-1] in self.stop_ids and self.num_output > sampling.min_tokens:
             return FinishReason.STOP
         return FinishReason.LENGTH if self.is_full(context_len) else None
+
+    @property
+    def is_matched(self) -> bool:
+        """Whether its guide allows no further token."""
+        return self.spec.matcher is not None and self.spec.matcher.is_complete
+
+    @property
+    def guide_fault(self) -> str:
+        """Why its guide cannot go on; empty: it can, or there is none."""
+        return self.spec.matcher.fault if self.spec.matcher is not None else ""
 
     def is_full(self, context_len: int) -> bool:
         """Whether no further token is allowed."""

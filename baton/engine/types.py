@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING, Protocol
 
 from baton.blocks import BlockKey
 from baton.request import FinishReason, SamplingParams, TokenLogprobs
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,30 @@ class EngineConfig:
     """Most sequences scheduled in one step."""
     context_len: int = 2048
     """Longest sequence in tokens, prompt and output together."""
+
+
+class Matcher(Protocol):
+    """Which tokens a guide lets follow those that came. Belongs to one sequence and its engine.
+
+    Nothing here raises: what goes wrong is in `fault` from then on.
+    """
+
+    @property
+    def fault(self) -> str:
+        """Why the guide cannot go on, in a sentence for the client; empty: it can."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text matches the guide and nothing may follow."""
+
+    def fill(self, mask: NDArray[np.int32]) -> None:
+        """Writes the mask of tokens that may come next: bit v % 32 of word v // 32 for token v."""
+
+    def allows(self, token_id: int) -> bool:
+        """Whether a token may come next."""
+
+    def advance(self, token_id: int) -> None:
+        """Takes a token as the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +71,8 @@ class SequenceSpec:
     """Waits until this sequence has computed its known tokens, to share its blocks; may be gone."""
     receive: bool = False
     """Reserve blocks, report `Reserved`, wait for `Engine.resume`: KV may come from outside."""
+    matcher: Matcher | None = None
+    """Stands behind the known tokens; the sequence's own from `Engine.add` on."""
     prefill_only: bool = False
     """End after one drawn token, whatever it is, and keep the blocks until `Engine.release`."""
 
@@ -108,6 +139,8 @@ class Finished:
     stats: SequenceStats
     error: str = ""
     """Set with ERROR: what went wrong."""
+    field: str = ""
+    """Set with ERROR: the field of the request that is to blame, if one is."""
 
 
 class BlockEventKind(Enum):

@@ -59,6 +59,12 @@ def check_resume(
             "token",
             f"token id {token.token_id} is outside the vocabulary of {vocab_size}",
         )
+        matcher = sequence.spec.matcher
+        _require(
+            matcher is None or matcher.allows(token.token_id),
+            "token",
+            f"token id {token.token_id} is none that the guide of sequence {name} allows",
+        )
 
 
 def _check_vocabulary(spec: SequenceSpec, vocab_size: int) -> None:

@@ -8,8 +8,10 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
+from baton.engine.model.config import read_config
 from baton.engine.types import EngineConfig, SequenceSpec
 from baton.errors import ModelError
+from baton.guides import GuideCompiler, GuideMatchers
 from baton.request import Role, SamplingParams
 from baton.rpc import logs
 from baton.rpc.serve import Process
@@ -49,7 +51,8 @@ async def boot(process: Process, settings: WorkerSettings, role: Role) -> Worker
     if segment is not None:
         process.on_stop(segment.remove)
     engine = source.make_engine(config, segment.buffer if segment else None)
-    host = EngineHost(engine, lambda _: _warm_up(source))
+    matchers = GuideMatchers(_make_compiler(settings))
+    host = EngineHost(engine, lambda _: _warm_up(source), matchers)
     host.on_failure(process.fail)
     host.subscribe(metrics.observe)
     me = Identity(process.worker_id, role, process.address, settings.served_name)
@@ -94,6 +97,11 @@ def _serve(
     process.on_drain(announcement.drain)
     process.on_stop(announcement.stop)
     return BlockFetcher(host, client)
+
+
+def _make_compiler(settings: WorkerSettings) -> GuideCompiler:
+    config = read_config(settings.model)
+    return GuideCompiler(settings.model, config.vocab_size, config.eos_token_ids)
 
 
 def _warm_up(source: EngineSource) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from baton.engine.engine import Engine
 from baton.engine.loop import EngineLoop
-from baton.engine.types import StepOutput
+from baton.engine.types import SequenceSpec, StepOutput
+from baton.guides import GuideMatchers
 
 T = TypeVar("T")
 
@@ -20,9 +22,12 @@ BEAT_LIMIT_S = 30.0
 class EngineHost:
     """Runs an engine and brings its news to the event loop. Made and used on that loop."""
 
-    def __init__(self, engine: Engine, warm_up: Callable[[Engine], None]) -> None:
+    def __init__(
+        self, engine: Engine, warm_up: Callable[[Engine], None], matchers: GuideMatchers
+    ) -> None:
         self.engine = engine
         self._warm_up = warm_up
+        self._matchers = matchers
         self._loop = asyncio.get_running_loop()
         self._failure_hooks: list[Callable[[BaseException], None]] = []
         self._sinks: list[Callable[[StepOutput], None]] = []
@@ -35,7 +40,19 @@ class EngineHost:
 
     async def stop(self) -> None:
         """Ends the engine's thread behind the step it is in."""
+        self._matchers.close()
         await asyncio.to_thread(self._engine_loop.stop)
+
+    async def guided(self, spec: SequenceSpec) -> SequenceSpec:
+        """The spec as `Engine.add` wants it: with a matcher, if it has a guide.
+
+        Raises `InvalidRequest` for a guide that cannot be used.
+        """
+        guide = spec.sampling.guide
+        if guide is None:
+            return spec
+        matcher = await self._matchers.matcher(guide, spec.token_ids[spec.prompt_len :])
+        return replace(spec, matcher=matcher)
 
     def subscribe(self, sink: Callable[[StepOutput], None]) -> None:
         """Has `sink` called on the event loop with every step's output, in order."""

@@ -41,6 +41,9 @@ class SampleRows:
     """Per row [n] int64 ids, each at most once; None without bias."""
     bias_values: tuple[Tensor | None, ...]
     """Per row [n] float32 added to the logits of `bias_tokens`; -inf forbids."""
+    allowed: tuple[Tensor | None, ...]
+    """Per row [ceil(V / 32)] int32: token v may be drawn if bit v % 32 of word v // 32 is set. Bits
+    beyond the vocabulary mean nothing. None: all may."""
     logprobs_count: tuple[int | None, ...]
     """Per row: how many likeliest tokens to report beside the drawn one; None: none at all."""
 
@@ -57,15 +60,15 @@ class Sampled:
 Sample: TypeAlias = Callable[[Tensor, SampleRows], Sampled]
 """`run(logits [S, V] float32, rows) -> Sampled`; the logits are not written.
 
-In order: bias is added; repetition penalty divides positive and multiplies negative logits of seen
-tokens; presence and frequency penalties are subtracted; temperature divides; top-k keeps the k
-likeliest (equal ones by lower id), top-p the fewest of those whose renormalised probabilities reach
-it, min-p those at least that share of the likeliest. Among the kept, the largest sum of logit and
-Gumbel noise wins: an exact draw. Greedy rows take the largest penalised logit, the lowest id of
-equals.
+In order: forbidden tokens become -inf; bias is added; repetition penalty divides positive and
+multiplies negative logits of seen tokens; presence and frequency penalties are subtracted;
+temperature divides; top-k keeps the k likeliest (equal ones by lower id), top-p the fewest of those
+whose renormalised probabilities reach it, min-p those at least that share of the likeliest. Among
+the kept, the largest sum of logit and Gumbel noise wins: an exact draw. Greedy rows take the
+largest penalised logit, the lowest id of equals. A row has at least one token above -inf.
 
 The noise of token v is word v % 4 of Philox 4x32-10 with the seed's low and high 32 bits as key and
 (output_position, sample_index, v // 4, 0) as counter: a row's result depends on that row alone, bit
-for bit. Log-probabilities are those of the logits as given. Logits may be -inf, not NaN; S may be
-0.
+for bit. Log-probabilities are those of the logits as given, forbidden tokens included. Logits may
+be -inf, not NaN; S may be 0.
 """

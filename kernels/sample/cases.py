@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,10 +31,11 @@ class Row:
     prompt_tokens: tuple[int, ...] | None = None
     output_tokens: tuple[int, ...] | None = None
     bias: tuple[tuple[int, float], ...] | None = None
+    allowed: tuple[int, ...] | None = None
     logprobs_count: int | None = None
 
 
-def make_rows(rows: tuple[Row, ...], device: str) -> SampleRows:
+def make_rows(rows: tuple[Row, ...], device: str, vocab_size: int) -> SampleRows:
     """The rows as tensors."""
 
     def column(name: str, dtype: torch.dtype) -> Tensor:
@@ -41,6 +43,15 @@ def make_rows(rows: tuple[Row, ...], device: str) -> SampleRows:
 
     def ids(values: tuple[int, ...] | None) -> Tensor | None:
         return None if values is None else torch.tensor(values, dtype=torch.int64, device=device)
+
+    def mask(allowed: tuple[int, ...] | None) -> Tensor | None:
+        if allowed is None:
+            return None
+        words = np.zeros(-(-vocab_size // 32), dtype=np.uint32)
+        # Bits beyond the vocabulary must mean nothing.
+        for token_id in (*allowed, *range(vocab_size, 32 * len(words))):
+            words[token_id // 32] |= np.uint32(1 << token_id % 32)
+        return torch.from_numpy(words.view(np.int32)).to(device)
 
     biases = [None if row.bias is None else tuple(zip(*row.bias, strict=True)) for row in rows]
     return SampleRows(
@@ -61,6 +72,7 @@ def make_rows(rows: tuple[Row, ...], device: str) -> SampleRows:
             None if bias is None else torch.tensor(bias[1], dtype=torch.float32, device=device)
             for bias in biases
         ),
+        allowed=tuple(mask(row.allowed) for row in rows),
         logprobs_count=tuple(row.logprobs_count for row in rows),
     )
 
@@ -69,13 +81,13 @@ def _make(
     device: str, rows: tuple[Row, ...], vocab_size: int = 101, scale: float = 3.0
 ) -> Arguments:
     logits = normal((len(rows), vocab_size), seed=vocab_size) * scale
-    return logits.to(device), make_rows(rows, device)
+    return logits.to(device), make_rows(rows, device, vocab_size)
 
 
 def _make_tied(device: str, rows: tuple[Row, ...]) -> Arguments:
     """Logits of three values only, half of them forbidden, and zeros of both signs."""
     logits = torch.tensor([0.0, -0.0, 1.0, -torch.inf] * 24).repeat(len(rows), 1)
-    return logits.to(device), make_rows(rows, device)
+    return logits.to(device), make_rows(rows, device, logits.shape[1])
 
 
 def _observe(arguments: Arguments, result: Any) -> tuple[Tensor, ...]:
@@ -118,6 +130,8 @@ _MIXED = (
     Row(seed=6, min_p=0.2, logprobs_count=0),
     replace(_GREEDY, bias=((4, 50.0),), logprobs_count=5),
     Row(seed=7, top_k=20, top_p=0.7, min_p=0.05, temperature=0.6),
+    replace(_GREEDY, allowed=(0, 31, 32, 63, 100), logprobs_count=3),
+    Row(seed=8, allowed=tuple(range(1, 101, 2)), top_p=0.9),
 )
 
 
@@ -157,6 +171,20 @@ CASES = (
     _case("penalties without output", _spread(replace(_PENALISED, output_tokens=None))),
     _case("empty penalties", _spread(replace(_PENALISED, output_tokens=(), prompt_tokens=()))),
     _case("forbidden tokens", _spread(Row(bias=tuple((i, -torch.inf) for i in range(100))))),
+    _case("few tokens are allowed", _spread(Row(allowed=(5, 31, 32, 64, 99), logprobs_count=3))),
+    _case("one token is allowed", _spread(Row(allowed=(100,)))),
+    _case("one token is allowed, greedy", (replace(_GREEDY, allowed=(32,)), _GREEDY)),
+    _case("all tokens are allowed", _spread(Row(allowed=tuple(range(96)))), vocab_size=96),
+    _case("fewer tokens are allowed than top-k keeps", _spread(Row(allowed=(1, 2), top_k=40))),
+    _case(
+        "mask under top-p",
+        _spread(Row(allowed=tuple(range(0, 1003, 7)), top_p=0.9)),
+        vocab_size=1003,
+    ),
+    _case("mask under top-p, few", _spread(Row(allowed=(3000, 5), top_p=0.9)), vocab_size=4099),
+    _case("mask under min-p", _spread(Row(allowed=(7, 40, 41, 77), min_p=0.1))),
+    _case("mask under bias", _spread(Row(allowed=(7, 8), bias=((7, -50.0), (9, 100.0))))),
+    _case("mask under penalties", _spread(replace(_PENALISED, allowed=(7, 8, 50, 51)))),
     _case("bias under penalties", _spread(replace(_PENALISED, bias=((7, 3.0), (50, -3.0))))),
     Case("equal logits", partial(_make_tied, rows=_spread(Row(top_k=30))), _TOLERANCE, _observe),
     Case("equal greedy logits", partial(_make_tied, rows=(_GREEDY,)), _TOLERANCE, _observe),

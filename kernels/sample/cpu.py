@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,10 +33,12 @@ def run(logits: Tensor, rows: SampleRows) -> Sampled:
 
 
 def _adjust(logits: Tensor, rows: SampleRows) -> Tensor:
-    """Logits under bias and penalties; the given ones where no row has any."""
-    tokens = (rows.bias_tokens, rows.prompt_tokens, rows.output_tokens)
+    """Logits under masks, bias and penalties; the given ones where no row has any."""
+    changes = (rows.allowed, rows.bias_tokens, rows.prompt_tokens, rows.output_tokens)
     concerned = [
-        row for row, of_row in enumerate(zip(*tokens, strict=True)) if of_row != (None,) * 3
+        row
+        for row, of_row in enumerate(zip(*changes, strict=True))
+        if any(change is not None for change in of_row)
     ]
     if not concerned:
         return logits
@@ -46,6 +49,9 @@ def _adjust(logits: Tensor, rows: SampleRows) -> Tensor:
 
 
 def _adjust_row(logits: Tensor, rows: SampleRows, row: int) -> None:
+    allowed = rows.allowed[row]
+    if allowed is not None:
+        logits.masked_fill_(_forbidden(allowed, len(logits)), -torch.inf)
     bias_tokens, bias_values = rows.bias_tokens[row], rows.bias_values[row]
     if bias_tokens is not None and bias_values is not None:
         logits[bias_tokens] += bias_values
@@ -60,6 +66,13 @@ def _adjust_row(logits: Tensor, rows: SampleRows, row: int) -> None:
         tokens = counts.nonzero()[:, 0]
         frequent = logits[tokens] - rows.frequency_penalty[row] * counts[tokens]
         logits[tokens] = frequent - rows.presence_penalty[row]
+
+
+def _forbidden(allowed: Tensor, vocab_size: int) -> Tensor:
+    """The mask's opposite, a bool per token."""
+    # Words in memory order are bits in order: on a little-endian machine, as all of ours are.
+    bits = np.unpackbits(allowed.numpy().view(np.uint8), count=vocab_size, bitorder="little")
+    return torch.from_numpy(bits == 0)
 
 
 def _draw(logits: Tensor, rows: SampleRows, drawn: list[int], token_ids: Tensor) -> None:

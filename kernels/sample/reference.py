@@ -32,6 +32,10 @@ def _draw(logits: Tensor, rows: SampleRows, row: int) -> int:
 
 def _adjust(logits: Tensor, rows: SampleRows, row: int) -> Tensor:
     adjusted = logits.clone()
+    allowed = rows.allowed[row]
+    if allowed is not None:
+        ids = torch.arange(len(logits), device=logits.device)
+        adjusted[(allowed[ids // 32] >> (ids % 32)) & 1 == 0] = -torch.inf
     bias_tokens, bias_values = rows.bias_tokens[row], rows.bias_values[row]
     if bias_tokens is not None and bias_values is not None:
         adjusted[bias_tokens] += bias_values

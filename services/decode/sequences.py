@@ -42,6 +42,8 @@ class Sample:
     first_token_at: float | None = None
     reserved: asyncio.Future[Reserved] | None = None
     task: asyncio.Task[None] | None = None
+    is_added: bool = False
+    """Whether the engine has heard of it: until then we end it ourselves."""
     expiry: asyncio.TimerHandle | None = None
     end_error: errors.BatonError | None = None
     """Why we ended it ourselves."""
@@ -121,15 +123,23 @@ class Sequences:
         for sequence_id, sample in list(self._samples.items()):
             is_meant = sample_index is None or sample.spec.sample_index == sample_index
             if sequence_id.startswith(prefix) and is_meant:
-                self._host.post(Engine.cancel, sequence_id)
+                self._cancel(sample)
 
     def cancel_stream(self, stream_id: str) -> None:
         """Ends all samples of a gateway that is gone."""
-        gone = [key for key in self._samples if key.startswith(f"{stream_id}/")]
+        gone = [sample for key, sample in self._samples.items() if key.startswith(f"{stream_id}/")]
         if gone:
             log.warning("gateway left with sequences running", count=len(gone))
-        for sequence_id in gone:
-            self._host.post(Engine.cancel, sequence_id)
+        for sample in gone:
+            self._cancel(sample)
+
+    def _cancel(self, sample: Sample) -> None:
+        if sample.is_added:
+            self._host.post(Engine.cancel, sample.spec.sequence_id)
+        else:
+            is_ours = sample.end_error is not None
+            reason = FinishReason.ERROR if is_ours else FinishReason.CANCELLED
+            self._end(sample, reason, sample.end_error)
 
     def _fail_all(self, error: BaseException) -> None:
         """Ends all samples: the engine is gone. Gateways move them to other workers."""
@@ -156,6 +166,8 @@ class Sequences:
         """Puts the sequence into the engine and its KV into its blocks."""
         logs.bind(request_id=sample.request_id, trace_id=sample.spans.trace_id)
         try:
+            plan = replace(plan, spec=await self._host.guided(plan.spec))
+            sample.spec, sample.is_added = plan.spec, True
             await self._host.call(Engine.add, plan.spec)
             if sample.reserved is not None:
                 try:
@@ -175,7 +187,10 @@ class Sequences:
             self._end(sample, FinishReason.ERROR, errors.EngineFailed(f"arrival failed: {error}"))
 
     def _start_over(self, sample: Sample) -> None:
-        """Runs the sequence with other blocks; the old ones stay in quarantine."""
+        """Runs the sequence with other blocks; the old ones stay in quarantine.
+
+        Its matcher goes along: no token has come that could have moved it.
+        """
         old_id = sample.spec.sequence_id
         del self._samples[old_id]
         self._host.post(Engine.cancel, old_id)
@@ -185,7 +200,7 @@ class Sequences:
 
     def _expire(self, sample: Sample, timeout_s: float) -> None:
         sample.end_error = errors.DeadlineExceeded(f"the request's {timeout_s:.1f} s are over")
-        self._host.post(Engine.cancel, sample.spec.sequence_id)
+        self._cancel(sample)
 
     def _deliver(self, output: StepOutput) -> None:
         for reserved in output.reserved:
@@ -225,7 +240,10 @@ class Sequences:
             timings.prefill_us = stats.prefill_us
         error: errors.BatonError | None = sample.end_error
         reason = finished.reason
-        if reason is FinishReason.ERROR:
+        if reason is FinishReason.ERROR and finished.field:
+            # Another engine would say the same.
+            error = errors.InvalidRequest(finished.error, field=finished.field)
+        elif reason is FinishReason.ERROR:
             error = errors.EngineFailed(finished.error)
         elif reason is FinishReason.CANCELLED and error is not None:
             reason = FinishReason.ERROR

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from baton.errors import BatonError, EngineFailed, NoWorker, Overloaded
+from baton.request import Guide
 from baton.rpc import logs
 from baton.text import ModelText
 from baton.tokens import TokenIds
@@ -99,6 +100,10 @@ class Core:
             self._threads, text.encode_packed, prompt, add_special_tokens
         )
 
+    async def guide_fault(self, model: str, guide: Guide) -> str:
+        """Why a model cannot follow a guide; empty: it can."""
+        return await (await self._models.guide_checks(model)).fault(guide)
+
     async def generate(self, command: GenerateCommand) -> AsyncGenerator[Chunk | Final, None]:
         """Chunks, then one `Final`; or raises a `BatonError`. Closing it cancels the request."""
         async with self._opened(command, Mailbox(self._turnstile)) as request:
@@ -149,6 +154,7 @@ class Core:
         for move in list(self._moves):
             move.cancel()
         self._threads.shutdown(wait=False)
+        self._models.close()
 
     def on_trouble(self, request: Request, sample: Sample, error: BatonError) -> None:
         """A worker does not finish a sample: another one goes on behind the tokens that came."""

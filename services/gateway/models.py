@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baton.errors import InvalidRequest, ModelError, UnknownModel
+from baton.guides import GuideChecks, GuideCompiler
 from baton.registry.records import WorkerRecord
 from baton.request import Role
 from baton.rpc import logs
@@ -40,6 +41,7 @@ class Models:
         self._texts: dict[Path, asyncio.Task[ModelText]] = {}
         self._ready: dict[str, ModelText] = {}
         """Text sides by name: asked for on every request, so found without a look at the disk."""
+        self._checks: dict[Path, GuideChecks] = {}
 
     @property
     def names(self) -> list[str]:
@@ -97,6 +99,20 @@ class Models:
         if text is None:
             text = self._ready[name] = await self._load(self._find_folder(name))
         return text
+
+    async def guide_checks(self, name: str) -> GuideChecks:
+        """What decides whether a known model can follow a guide. Raises `ModelError`."""
+        folder = self._find_folder(name)
+        text = await self._load(folder)
+        if folder not in self._checks:
+            compiler = GuideCompiler(folder, text.vocab_size, text.eos_token_ids)
+            self._checks[folder] = GuideChecks(compiler)
+        return self._checks[folder]
+
+    def close(self) -> None:
+        """Ends the threads that check guides."""
+        for checks in self._checks.values():
+            checks.close()
 
     async def preload(self) -> None:
         """Loads the folder given, if any, before the first request. Raises `ModelError`."""

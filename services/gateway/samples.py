@@ -98,7 +98,9 @@ class Sample:
         self._prompt_len = len(command.token_ids)
         self._voice = _Voice(text, command)
         self._stop_ids = frozenset(command.sampling.stop_token_ids)
-        if not command.sampling.ignore_eos:
+        self._is_guided = command.sampling.guide is not None
+        # A guide that is complete is ended by them even where they are to be ignored.
+        if not command.sampling.ignore_eos or self._is_guided:
             self._stop_ids |= frozenset(text.eos_token_ids)
         self._unsaid: list[int] = []
         """A token that may be the stop token: counted, but silent until the next one comes."""
@@ -163,8 +165,10 @@ class Sample:
     def _words(self, token_ids: tuple[int, ...], reason: FinishReason | None) -> list[int]:
         """The tokens whose text is due: not the stop token's, nor that of one that may be it."""
         words = [*self._unsaid, *token_ids]
+        # A guide may end a sample behind any token, which is then part of the text.
+        may_be_text = reason is None or (reason is FinishReason.STOP and self._is_guided)
         is_last_silent = bool(words) and (
-            reason is FinishReason.STOP or (reason is None and words[-1] in self._stop_ids)
+            words[-1] in self._stop_ids if may_be_text else reason is FinishReason.STOP
         )
         self._unsaid = [words.pop()] if is_last_silent else []
         return words

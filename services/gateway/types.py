@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from baton.request import FinishReason, SamplingParams, SequenceTimings, TokenLogprobs
+from baton.request import FinishReason, Guide, SamplingParams, SequenceTimings, TokenLogprobs
 from baton.text import ModelText
 from baton.tokens import TokenIds
 
@@ -126,6 +126,9 @@ class Gateway(Protocol):
         self, text: ModelText, prompt: str, add_special_tokens: bool = True
     ) -> TokenIds:
         """Tokenises, long texts in a thread; a rendered chat carries its special tokens already."""
+
+    async def guide_fault(self, model: str, guide: Guide) -> str:
+        """Why a model cannot follow a guide, to stand behind the guide's name; empty: it can."""
 
     def generate(self, command: GenerateCommand) -> AsyncGenerator[Chunk | Final, None]:
         """Chunks, then one `Final`; or raises a `BatonError`. Closing it cancels the request."""

@@ -139,6 +139,10 @@ async def resolve(
     token_ids, tokenize_us = await _prompt(gateway, text, fields, refusal)
     _check_tokens(fields, token_ids, text.vocab_size, refusal)
     max_tokens = _max_tokens(fields, len(token_ids), info.context_len, refusal)
+    if fields.guide is not None:
+        fault = await gateway.guide_fault(info.name, fields.guide)
+        if fault:
+            raise refusal.of("guide", fault)
     return GenerateCommand(
         request_id=fields.request_id or secrets.token_hex(16),
         model=info.name,

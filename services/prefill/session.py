@@ -118,7 +118,7 @@ class PrefillSession:
 
     async def _compute_and_push(self) -> pb.SessionEnd:
         plan = self._plan
-        await self._host.call(Engine.add, plan.spec)
+        await self._host.call(Engine.add, await self._host.guided(plan.spec))
         token: NewToken | None = None
         while True:
             told_at, news = await self._news.get()

@@ -45,6 +45,7 @@ FORBIDDEN = {
     "baton.rpc": {"torch", "kernels", "redis"},
     "baton.registry": {"torch", "kernels"},
     "baton.text": {"torch", "grpc", "transformers"},
+    "baton.guides": {"torch", "grpc", "google", "transformers", "tokenizers"},
     "baton.engine": {"grpc", "google", "redis", "transformers"},
     "baton.policy": {"torch", "numpy", "grpc", "google", "redis"},
     "kernels": {"baton", "services", "grpc", "google", "transformers"},

@@ -32,7 +32,7 @@ def sequence(sampling: SamplingParams, output: tuple[int, ...] = (), **rest: obj
 
 def rows_of(*sequences: Sequence, sampler: Sampler | None = None) -> SampleRows:
     recorder = Recorder()
-    sampler = sampler or Sampler(recorder, 64, torch.device("cpu"))
+    sampler = sampler or Sampler(recorder, 64, frozenset(), torch.device("cpu"))
     sampler._sample = recorder
     sampler.draw(torch.zeros(len(sequences), 64), sequences)
     assert recorder.rows is not None
@@ -68,7 +68,7 @@ def test_rows_without_penalties_carry_no_tokens() -> None:
 
 
 def test_output_tokens_grow_with_the_sequence() -> None:
-    sampler = Sampler(Recorder(), 64, torch.device("cpu"))
+    sampler = Sampler(Recorder(), 64, frozenset(), torch.device("cpu"))
     made = sequence(greedy(repetition_penalty=2.0))
     for length in range(150):
         rows = rows_of(made, sampler=sampler)
@@ -79,7 +79,7 @@ def test_output_tokens_grow_with_the_sequence() -> None:
 
 
 def test_stop_ids_are_forbidden_until_min_tokens_are_there() -> None:
-    sampler = Sampler(Recorder(), 64, torch.device("cpu"))
+    sampler = Sampler(Recorder(), 64, frozenset(), torch.device("cpu"))
     made = sequence(greedy(min_tokens=2, logit_bias={9: 5.0, 3: -1.0}))
 
     first = rows_of(made, sampler=sampler)
@@ -94,7 +94,7 @@ def test_stop_ids_are_forbidden_until_min_tokens_are_there() -> None:
 
 
 def test_log_probabilities_come_with_their_token() -> None:
-    sampler = Sampler(Recorder(), 64, torch.device("cpu"))
+    sampler = Sampler(Recorder(), 64, frozenset(), torch.device("cpu"))
     rows = [sequence(greedy()), sequence(greedy(logprobs_count=2))]
 
     plain, detailed = sampler.draw(torch.zeros(2, 64), rows)

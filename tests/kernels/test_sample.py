@@ -34,7 +34,7 @@ def _num_threads(request: pytest.FixtureRequest) -> Any:
 
 def draw(run: Any, logits: list[float] | Tensor, *rows: Row) -> Sampled:
     values = torch.as_tensor(logits, dtype=torch.float32)
-    return run(values.expand(len(rows), -1), make_rows(rows, "cpu"))
+    return run(values.expand(len(rows), -1), make_rows(rows, "cpu", values.shape[-1]))
 
 
 MIXED = (
@@ -59,10 +59,10 @@ MIXED = (
 def test_a_row_alone_gets_bit_for_bit_what_it_gets_in_a_batch(run: Any, vocab_size: int) -> None:
     logits = normal((len(MIXED), vocab_size), seed=3) * 2
 
-    together = run(logits, make_rows(MIXED, "cpu"))
+    together = run(logits, make_rows(MIXED, "cpu", logits.shape[1]))
 
     for index, row in enumerate(MIXED):
-        alone = run(logits[index : index + 1], make_rows((row,), "cpu"))
+        alone = run(logits[index : index + 1], make_rows((row,), "cpu", logits.shape[1]))
         assert alone.token_ids[0] == together.token_ids[index]
         assert alone.logprobs[0] == together.logprobs[index]
 

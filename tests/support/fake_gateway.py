@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from baton.errors import BatonError, NoWorker, UnknownModel
-from baton.request import FinishReason, SequenceTimings, TokenLogprobs
+from baton.request import FinishReason, Guide, SequenceTimings, TokenLogprobs
 from baton.text import ModelText, StopStrings
 from baton.tokens import TokenIds
 from services.gateway.mailbox import Tray
@@ -35,6 +35,7 @@ class FakeGateway:
     gate_at: int | None = None
     num_cached_tokens: int = 0
     commands: list[GenerateCommand] = field(default_factory=list)
+    guides: list[Guide] = field(default_factory=list)
     num_running: int = 0
     num_cancelled: int = 0
     num_chunks: int = 0
@@ -60,6 +61,10 @@ class FakeGateway:
         self, text: ModelText, prompt: str, add_special_tokens: bool = True
     ) -> TokenIds:
         return TokenIds.of(await asyncio.to_thread(text.encode, prompt, add_special_tokens))
+
+    async def guide_fault(self, model: str, guide: Guide) -> str:
+        self.guides.append(guide)
+        return "cannot be used" if "bad" in guide.source else ""
 
     async def generate(self, command: GenerateCommand) -> AsyncGenerator[Chunk | Final, None]:
         self.commands.append(command)

@@ -190,6 +190,7 @@ def _oracle_row(spec: SequenceSpec, tokens: list[int], forbidden: set[int]) -> S
         output_tokens=(torch.tensor(tokens[spec.prompt_len :], dtype=torch.int64),),
         bias_tokens=(torch.tensor(list(bias), dtype=torch.int64),),
         bias_values=(torch.tensor(list(bias.values()), dtype=torch.float32),),
+        allowed=(None,),
         logprobs_count=(sampling.logprobs_count,),
     )
 

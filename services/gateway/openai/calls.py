@@ -9,6 +9,7 @@ from typing import Any
 from baton.errors import InvalidRequest
 from baton.text import ModelText
 from services.gateway.openai.bodies import ChatBody, CompletionBody, GenerateBody, Prompt
+from services.gateway.openai.guided import NamedGuide, guide_of
 from services.gateway.openai.reading import parsed
 from services.gateway.openai.replies import (
     AUTO,
@@ -106,6 +107,7 @@ class Resolver:
         """`/v1/chat/completions`."""
         body = parsed(ChatBody, content)
         _check(body)
+        named = guide_of(body.model_extra or {})
         if body.top_logprobs is not None and not body.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs to be true.", field="top_logprobs")
         limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
@@ -116,9 +118,9 @@ class Resolver:
             logprobs_count=(body.top_logprobs or 0) if body.logprobs else None,
             template_arguments=body.chat_template_kwargs or {},
         )
-        names = {**_NAMES, "max_tokens": limit, "logprobs_count": "top_logprobs"}
+        names = {**_names(named), "max_tokens": limit, "logprobs_count": "top_logprobs"}
         use = tool_use(body.tools, body.tool_choice, body.parallel_tool_calls)
-        return await self.reply(body, fields, names, use)
+        return await self.reply(body, _guided(fields, named), names, use)
 
     async def reply(
         self,
@@ -159,10 +161,11 @@ class Resolver:
         body = parsed(CompletionBody, content)
         _check(body)
         _check_completion(body)
+        named = guide_of(body.model_extra or {})
         commands = []
         for index, prompt in enumerate(body.prompt):
-            fields = _completion_fields(body, caller, prompt, index)
-            commands.append(await self._resolve(fields, _NAMES))
+            fields = _guided(_completion_fields(body, caller, prompt, index), named)
+            commands.append(await self._resolve(fields, _names(named)))
         _, text = await self.gateway.text(commands[0].model)
         return _call(body, tuple(commands), text, body.prompt if body.echo else ())
 
@@ -202,6 +205,14 @@ def _call(
             prompt if isinstance(prompt, str) else text.decode(prompt) for prompt in echoed
         ),
     )
+
+
+def _guided(fields: GenerateFields, named: NamedGuide | None) -> GenerateFields:
+    return fields if named is None else replace(fields, guide=named.guide)
+
+
+def _names(named: NamedGuide | None) -> Mapping[str, str]:
+    return _NAMES if named is None else {**_NAMES, "guide": named.field}
 
 
 def _check(body: GenerateBody) -> None:
