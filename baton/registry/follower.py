@@ -165,6 +165,10 @@ class Follower:
         if batch.last_seq <= cursor.seq:
             return True
         worker_id = cursor.record.worker_id
+        if batch.kinds.count(STORED) == len(batch.kinds):
+            self._index.store_all(worker_id, batch.keys)
+            cursor.seq = batch.last_seq
+            return True
         for kind, key in zip(batch.kinds, batch.keys, strict=True):
             if kind == STORED:
                 self._index.store(worker_id, key)

@@ -16,8 +16,10 @@ SEGMENT_CACHE_BYTES = 64 << 20
 """Text between special tokens, such as the turns of a conversation, is tokenised once."""
 
 FIRST_PROMPTS = 32
-LATER_PROMPTS = 1024
-"""The first prompts are tokenised by both libraries and compared; later one in so many is."""
+FIRST_LEN = 4_096
+LATER_PROMPTS = 1_024
+"""The first prompts of up to `FIRST_LEN` characters are tokenised by both libraries and compared;
+later one in so many is, however long."""
 
 _QUICK_LEN = {"fastokens": 16_384, "tokenizers": 1_024}
 """Characters that take about a millisecond at most: less than handing them to a thread costs."""
@@ -54,7 +56,8 @@ class Encoder:
         packed, _ = fast.encode_batch_flat([text], add_special_tokens)
         ids = TokenIds(packed)
         self._num_prompts += 1
-        if self._num_prompts > FIRST_PROMPTS and self._num_prompts % LATER_PROMPTS:
+        is_first = self._num_prompts <= FIRST_PROMPTS and len(text) <= FIRST_LEN
+        if not is_first and self._num_prompts % LATER_PROMPTS:
             return ids
         exact = self._encode_exactly(text, add_special_tokens)
         if exact != ids:

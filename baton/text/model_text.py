@@ -62,6 +62,8 @@ class ModelText:
         self.fingerprint = facts.fingerprint
         self.dialect = facts.dialect
         self._known_ids = frozenset(tokenizer.get_vocab(with_added_tokens=True).values())
+        self.is_within_vocab = max(self._known_ids, default=0) < self.vocab_size
+        """Whether no text can yield an id that the model has not."""
         self._special_ids = frozenset(
             token_id
             for token_id, token in tokenizer.get_added_tokens_decoder().items()

@@ -25,7 +25,7 @@ from services.gateway.samples import Sample
 
 AVOID_SECONDS = 5.0
 """A prefill worker that did not deliver gets no work for about as long as a restart takes."""
-LONG_PROMPT_TOKENS = 4096
+LONG_PROMPT_TOKENS = 24_576
 """Hashing more than this takes over a millisecond, too long for the event loop."""
 
 

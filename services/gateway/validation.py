@@ -137,7 +137,7 @@ async def resolve(
     _check_sampling(fields, refusal)
     info, text = await gateway.text(fields.model)
     token_ids, tokenize_us = await _prompt(gateway, text, fields, refusal)
-    _check_tokens(fields, token_ids, text.vocab_size, refusal)
+    _check_tokens(fields, text, token_ids, refusal)
     max_tokens = _max_tokens(fields, len(token_ids), info.context_len, refusal)
     if fields.guide is not None:
         fault = await gateway.guide_fault(info.name, fields.guide)
@@ -268,9 +268,12 @@ def _packed(token_ids: Sequence[int], vocab_size: int, refusal: _Refusal) -> Tok
 
 
 def _check_tokens(
-    fields: GenerateFields, token_ids: TokenIds, vocab_size: int, refusal: _Refusal
+    fields: GenerateFields, text: ModelText, token_ids: TokenIds, refusal: _Refusal
 ) -> None:
-    if token_ids.highest >= vocab_size:
+    vocab_size = text.vocab_size
+    # Ids that our own tokeniser made need no look, if it knows no others.
+    is_sure = fields.token_ids is None and text.is_within_vocab
+    if not is_sure and token_ids.highest >= vocab_size:
         name = "token_ids" if fields.token_ids is not None else "text"
         refusal.unless_tokens(name, token_ids, vocab_size)
     refusal.unless_tokens("stop_token_ids", fields.stop_token_ids, vocab_size)

@@ -79,7 +79,7 @@ async def test_a_value_out_of_range_is_named_with_its_limit(
     [
         ("/v1/chat/completions", {}, "messages", "is missing"),
         ("/v1/chat/completions", {"messages": []}, "messages", "at least one"),
-        ("/v1/chat/completions", {"messages": "hello"}, "messages", "array"),
+        ("/v1/chat/completions", {"messages": "hello"}, "messages", "list"),
         ("/v1/chat/completions", {"messages": [{"content": "x"}]}, "messages[0].role", "missing"),
         (
             "/v1/chat/completions",

@@ -136,3 +136,19 @@ def test_nothing_matches_an_empty_chain_or_an_empty_index() -> None:
 
     assert index.match([]) == {}
     assert index.match([key(1)]) == {}
+
+
+def test_many_at_once_are_as_many_one_by_one():
+    one_by_one, at_once = BlockIndex(), BlockIndex()
+    keys = [BlockKey(bytes([number] * 16)) for number in range(40)]
+    for index in (one_by_one, at_once):
+        index.store("other", keys[3])
+        index.store("w", keys[5])
+
+    for key in keys:
+        one_by_one.store("w", key)
+    at_once.store_all("w", keys)
+
+    assert at_once.match(keys) == one_by_one.match(keys) == {"w": 40}
+    assert at_once.match(keys[3:]) == one_by_one.match(keys[3:]) == {"other": 1, "w": 37}
+    assert at_once.keys_of("w") == set(keys)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import re
 from typing import TypeVar
 
+import jiter
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -13,6 +14,7 @@ from baton.errors import InvalidRequest
 from services.gateway.openai.errors import from_validation, shown
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+_TWIN = re.compile(r'Detected duplicate key "(.*)" at line', re.DOTALL)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -35,21 +37,20 @@ async def read_body(request: Request, limit: int) -> bytes:
 def parsed(kind: type[ModelT], content: bytes) -> ModelT:
     """A checked body. Raises `InvalidRequest` that names the field and its value."""
     try:
-        body = kind.model_validate_json(content)
+        # Of a name that comes twice a parser takes one, and a proxy may have looked at the other.
+        value = jiter.from_json(content, catch_duplicate_keys=True)
+    except ValueError as failure:
+        raise _not_json(str(failure)) from failure
+    try:
+        return kind.model_validate(value)
     except ValidationError as failure:
         raise from_validation(failure) from failure
-    # Of a name that comes twice the parser takes one, and a proxy may have looked at the other.
-    json.loads(content, object_pairs_hook=_refuse_twins)
-    return body
 
 
-def _refuse_twins(pairs: list[tuple[str, object]]) -> None:
-    names = {name for name, _ in pairs}
-    if len(names) < len(pairs):
-        for name, _ in pairs:
-            if name not in names:
-                raise InvalidRequest(f"The body has {shown(name)} twice.", field=name[:80])
-            names.remove(name)
+def _not_json(complaint: str) -> InvalidRequest:
+    if twin := _TWIN.match(complaint):
+        return InvalidRequest(f"The body has {shown(twin[1])} twice.", field=twin[1][:80])
+    return InvalidRequest(f"The body is not valid JSON: {complaint}.")
 
 
 def _too_long(size: str, limit: int) -> HTTPException:
