@@ -56,7 +56,8 @@ class SamplingParams:
     `temperature == 0` is greedy. `top_k == 0`, `top_p == 1`, `min_p == 0` and a penalty's neutral
     value switch the filter off. Order of application: logit bias, penalties, temperature, top-k,
     top-p, min-p. `max_tokens` and `min_tokens` count tokens behind the prompt, those before a
-    migration included.
+    migration included. A guide wins over `min_tokens`, `ignore_eos` and `logit_bias`: these choose
+    among what it allows.
     """
 
     temperature: float = 1.0

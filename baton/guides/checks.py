@@ -29,6 +29,9 @@ class GuideChecks:
             return "is empty"
         return await self._shelf.use(guide, lambda verdict: verdict)
 
+    def __len__(self) -> int:
+        return len(self._shelf)
+
     def close(self) -> None:
         """Ends its threads."""
         self._shelf.close()

@@ -15,12 +15,15 @@ from baton.request import Guide, GuideKind
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
+    from llguidance._lib import JsonCompileOptions
 
     from baton.guides.matcher import GuideMatcher
 
 MAX_LEXER_STATES = 50_000
 """Of one matcher; a state is 1 to 2 kB."""
 MAX_GRAMMAR_SIZE = 100_000
+MAX_SPACE_LEN = 16
+"""Between two tokens of JSON: weak models would else go on with line breaks for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,11 @@ def _grammar(guide: Guide) -> str:
 
     match guide.kind:
         case GuideKind.JSON_SCHEMA:
-            return LLMatcher.grammar_from_json_schema(guide.source)
+            space = rf"[\x20\x0A\x0D\x09]{{1,{MAX_SPACE_LEN}}}"
+            # Only schemas that are objects take options; `true` is one too.
+            is_object = guide.source.lstrip().startswith("{")
+            options: JsonCompileOptions | None = {"whitespace_pattern": space}
+            return LLMatcher.grammar_from_json_schema(guide.source, options if is_object else None)
         case GuideKind.REGEX:
             return LLMatcher.grammar_from_regex(guide.source)
         case GuideKind.LARK:

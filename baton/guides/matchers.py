@@ -26,6 +26,9 @@ class GuideMatchers:
         """
         return await self._shelf.use(guide, lambda compiled: _led(compiled, output))
 
+    def __len__(self) -> int:
+        return len(self._shelf)
+
     def close(self) -> None:
         """Ends its threads."""
         self._shelf.close()

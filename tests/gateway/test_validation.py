@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from baton.errors import InvalidRequest, NoWorker, UnknownModel
+from baton.request import Guide, GuideKind
 from baton.text import ModelText, load_text
 from services.gateway.validation import GenerateFields, check_token_ids, resolve
 from tests.support.fake_gateway import FakeGateway
@@ -188,3 +189,15 @@ def test_token_ids_to_detokenise_are_checked(toy_text: ModelText) -> None:
 
     with pytest.raises(InvalidRequest, match=f"token_ids holds {toy_text.vocab_size}"):
         check_token_ids(toy_text, [toy_text.vocab_size])
+
+
+async def test_a_guide_that_cannot_be_used_is_refused_by_the_doors_own_name(
+    gateway: FakeGateway,
+) -> None:
+    guide = Guide(GuideKind.REGEX, "bad")
+
+    with pytest.raises(InvalidRequest, match=r"^guided_regex cannot be used") as refused:
+        await resolve(gateway, replace(HELLO, guide=guide), names={"guide": "guided_regex"})
+
+    assert refused.value.field == "guided_regex"
+    assert gateway.commands == []

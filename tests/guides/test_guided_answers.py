@@ -137,13 +137,10 @@ def test_an_answer_is_one_of_its_choices(model: GuidedModel, choices, sampling) 
     assert model.said(answer) in choices
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0, 2.0])
-def test_most_answers_under_a_bounded_schema_come_to_an_end(
-    model: GuidedModel, temperature: float
-) -> None:
-    sampling = SamplingParams(temperature=temperature, max_tokens=200)
+def test_most_answers_under_a_bounded_schema_come_to_an_end(model: GuidedModel) -> None:
+    sampling = SamplingParams(temperature=1.0, max_tokens=400)
     answers = [
-        model.ask(guides.of_schema(PERSON), replace(sampling, seed=seed)) for seed in range(5)
+        model.ask(guides.of_schema(PERSON), replace(sampling, seed=seed)) for seed in range(4)
     ]
 
     for answer in answers:
