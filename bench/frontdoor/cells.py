@@ -33,9 +33,18 @@ class Group:
     name: str
     decode: int
     prefill: int = 0
+    step_us: int = 0
+    """How long each engine step takes; 0: none of its own."""
 
 
-GROUPS = (Group("agg1", 1), Group("agg2", 2), Group("disagg", 1, 1))
+GROUPS = (
+    Group("agg1", 1),
+    Group("agg2", 2),
+    Group("disagg", 1, 1),
+    # Without engine time an answer is out before its client has looked, and most of its tokens
+    # leave together. At the pace of an engine each is an event of its own.
+    Group("paced", 1, step_us=5_000),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +76,7 @@ def choose_cells(only: Sequence[str], *, is_quick: bool) -> list[Cell]:
 
 
 def _all_cells(is_quick: bool) -> list[Cell]:
-    one, two, disaggregated = GROUPS
+    one, two, disaggregated, paced = GROUPS
     doors = tuple(Door)
     plan = [
         (one, NUM_CLIENTS, _CROWD, (Door.QUICK, Door.GRPC, Door.SESSION)),
@@ -75,6 +84,7 @@ def _all_cells(is_quick: bool) -> list[Cell]:
         (two, NUM_CLIENTS, _CROWD, doors),
         (disaggregated, 1, (_SHORT,), (Door.POOLED, Door.QUICK, Door.GRPC, Door.SESSION)),
         (disaggregated, NUM_CLIENTS, (_SHORT,), (Door.POOLED, Door.QUICK, Door.GRPC, Door.SESSION)),
+        (paced, NUM_CLIENTS, (_SHORT, Shape(128, 64)), (Door.QUICK, Door.GRPC, Door.SESSION)),
     ]
     cells = [
         Cell(group, num_clients, shape, door, _count(shape, num_clients, is_quick))
@@ -88,7 +98,7 @@ def _all_cells(is_quick: bool) -> list[Cell]:
             cell
             for cell in cells
             if cell.shape.prompt_len < _QUICK_LONGEST
-            and cell.group is not one
+            and cell.group not in (one, paced)
             and cell.door is not Door.FRESH
         ]
     return cells

@@ -82,7 +82,8 @@ class _Conductor:
             ours = running_baton(group, self.plan.options, self.model, self.run.console)
             targets.append(await stack.enter_async_context(ours))
             await self._note_first_token(targets[-1], group, result)
-            if self.plan.peer is not None:
+            # A pace of steps is ours alone: the peer's mock has a model of its own for its times.
+            if self.plan.peer is not None and not group.step_us:
                 theirs = running_peer(self.plan.peer, group, self.model)
                 targets.append(await stack.enter_async_context(theirs))
                 await self._note_first_token(targets[-1], group, result)

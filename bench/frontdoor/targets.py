@@ -14,11 +14,13 @@ from typing import Protocol
 from rich.console import Console
 
 from baton.cli.topology import DEMO_MODEL
+from baton.engine.step_times import AXES, VALUE
 from bench.frontdoor.cells import REMOTE_PREFILL_TOKENS, Group
 from bench.frontdoor.messages import Door
 from bench.system import System, SystemSpec, running_system
 
 CONTEXT_LEN = 32768
+STEP_TIMES = "step_times.csv"
 MAX_BATCH_TOKENS = 8192
 """The peer's default, for both: two steps for the longest prompt."""
 
@@ -87,6 +89,12 @@ async def running_baton(
 ) -> AsyncIterator[Baton]:
     """Our processes for a group."""
     worker = [f"--max-batch-tokens={MAX_BATCH_TOKENS}"]
+    engine = options.engine
+    if group.step_us:
+        engine = "emulated"
+        times = model / STEP_TIMES
+        times.write_text(f"{','.join((*AXES, VALUE))}\n0,0,0,{group.step_us}\n")
+        worker.append(f"--step-times={times}")
     gateway = [f"--remote-prefill-tokens={REMOTE_PREFILL_TOKENS}"]
     profile = options.profile_path(group)
     spec = SystemSpec(
@@ -98,7 +106,7 @@ async def running_baton(
         gateways=options.gateways,
         kvstores=options.kvstores,
         model=model,
-        engine=options.engine,
+        engine=engine,
         gateway_runner=("bench.sampler", str(profile)) if profile else (),
     )
     began = time.monotonic()

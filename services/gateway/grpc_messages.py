@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 
 from baton import convert
@@ -13,6 +12,7 @@ from baton.text import ModelText
 from baton.tokens import TokenIds
 from baton.v1 import gateway_pb2 as pb
 from baton.v1 import types_pb2
+from services.gateway import identity
 from services.gateway.types import Chunk, Final, SampleSummary, SloHints
 from services.gateway.validation import GenerateFields, check_request_id
 
@@ -76,7 +76,7 @@ def request_id_of(request: pb.GenerateRequest) -> str:
     """The client's id, or one made for it. Raises `InvalidRequest` for one that cannot be used."""
     request_id: str = request.request_id
     check_request_id(request_id)
-    return request_id or secrets.token_hex(16)
+    return request_id or identity.new_request_id()
 
 
 def fields_of(request: pb.GenerateRequest, request_id: str, around: Surroundings) -> GenerateFields:

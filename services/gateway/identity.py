@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import random
 
 SEED_BITS = 53
 """So that every JSON reader can send a seed back unchanged."""
 
 _SEPARATOR = "\x1f"
 """Not printable, so in no tenant's name."""
+
+
+_draw = random.Random()  # seeded by the system, in each process anew
+
+
+def new_request_id() -> str:
+    """128 random bits, hexadecimal: unique, which is all that an id must be, and no secret."""
+    return f"{_draw.getrandbits(128):032x}"
+
+
+def new_seed() -> int:
+    """A seed for a request that names none."""
+    return _draw.getrandbits(SEED_BITS)
 
 
 def cache_salt(tenant: str, salt: str) -> str:

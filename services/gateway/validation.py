@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -144,7 +143,7 @@ async def resolve(
         if fault:
             raise refusal.of("guide", fault)
     return GenerateCommand(
-        request_id=fields.request_id or secrets.token_hex(16),
+        request_id=fields.request_id or identity.new_request_id(),
         model=info.name,
         token_ids=token_ids,
         sampling=_sampling(fields, text, max_tokens),
@@ -334,7 +333,7 @@ def _seed(fields: GenerateFields) -> int:
         return fields.seed
     if fields.retry_key:
         return identity.seed(fields.tenant, fields.retry_key)
-    return secrets.randbits(identity.SEED_BITS)
+    return identity.new_seed()
 
 
 def _given(value: float | None, default: float) -> float:

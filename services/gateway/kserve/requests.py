@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from baton.errors import InvalidRequest, UnknownModel
 from baton.kserve.v2 import inference_pb2 as pb
+from services.gateway import identity
 from services.gateway.kserve.parameters import collect
 from services.gateway.kserve.tensors import Tensor, read_inputs
 from services.gateway.types import SloHints
@@ -63,7 +63,7 @@ def read(request: pb.ModelInferRequest, origin: Origin) -> Question:
     outputs = _outputs(request.outputs, values)
     if "logprobs_count" not in values and outputs & _OF_LOGPROBS:
         values["logprobs_count"] = 0
-    request_id = request.id if _ID_FORM.fullmatch(request.id) else secrets.token_hex(16)
+    request_id = request.id if _ID_FORM.fullmatch(request.id) else identity.new_request_id()
     known = {name: value for name, value in values.items() if name in _GENERATE_FIELDS}
     known["timeout_s"] = _timeout_s(values, origin)
     return Question(

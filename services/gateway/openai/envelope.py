@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,6 +11,7 @@ from baton.errors import EngineFailed
 from baton.rpc import logs
 from baton.rpc.metrics import counter
 from baton.rpc.telemetry import Span, start_span
+from services.gateway import identity
 from services.gateway.openai.errors import error_response, shutting_down
 from services.gateway.validation import MAX_REQUEST_ID_LEN
 
@@ -70,7 +70,7 @@ class Envelope:
         headers = Headers(scope=scope)
         request_id = headers.get("x-request-id", "")
         if not request_id.isprintable() or not request_id:
-            request_id = secrets.token_hex(16)
+            request_id = identity.new_request_id()
         scope[_SCOPE_KEY] = request_id
         scope[_SEND_KEY] = send
         # One that is too long is refused where its length is checked.
