@@ -78,11 +78,13 @@ def chain_keys(
     packed = pack_tokens(token_ids[start * block_size : stop * block_size])
     width = block_size * 4
     parent: bytes = parents[-1] if parents else b""
+    # The key is absorbed once; each block goes on from a copy.
+    keyed = hashlib.blake2b(digest_size=KEY_BYTES, key=root)
     keys: list[BlockKey] = []
     for at in range(0, len(packed), width):
-        parent = hashlib.blake2b(
-            parent + packed[at : at + width], digest_size=KEY_BYTES, key=root
-        ).digest()
+        digest = keyed.copy()
+        digest.update(parent + packed[at : at + width])
+        parent = digest.digest()
         keys.append(BlockKey(parent))
     return keys
 

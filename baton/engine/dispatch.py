@@ -33,7 +33,10 @@ class Dispatcher:
     def plan(self) -> StepPlan:
         """The next step's work. Changes who runs, receives and waits."""
         plan = StepPlan(chunks=plan_chunks(self._roster.running, self._limits))
-        for sequence in list(plan.chunks):
+        for sequence, num_tokens in list(plan.chunks.items()):
+            # Most have room already: their newest token needs no new block.
+            if self._ledger.has_capacity(sequence, sequence.num_computed + num_tokens):
+                continue
             if sequence in plan.chunks:
                 self._grow(sequence, plan)
         self._admit(plan)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Protocol
 
 from baton.blocks import BlockKey, root_key
@@ -135,11 +134,12 @@ class Engine:
         """Lets a RECEIVING sequence run: its first `num_computed` tokens have their KV.
 
         With `token` all known tokens must be computed; it counts as drawn here. Without it the
-        engine computes the rest. A sequence that has ended meanwhile is left alone; anything else
-        raises `InvalidRequest`.
+        engine computes the rest. Who resumes has written the last byte: a sequence that has ended
+        meanwhile only gives its blocks back. Anything else raises `InvalidRequest`.
         """
         sequence = self._roster.find(sequence_id)
         if sequence is None:
+            self.release(sequence_id)
             return
         check_resume(sequence, num_computed, token, self._vocab_size)
         self._roster.resume(sequence)
@@ -249,8 +249,10 @@ class Engine:
         roster = self._roster
         uncomputed = sum(sequence.num_uncomputed for sequence in roster.running)
         news.block_events = self._pool.take_events()
-        news.load = replace(
-            work,
+        news.load = StepLoad(
+            num_prompt_tokens=work.num_prompt_tokens,
+            num_decode_tokens=work.num_decode_tokens,
+            num_context_tokens=work.num_context_tokens,
             num_running=len(roster.running),
             num_waiting=len(roster.waiting),
             num_receiving=roster.num_receiving,

@@ -65,7 +65,10 @@ class BlockLedger:
         """Keys of at least the first `num_full` blocks, all of known tokens."""
         if len(sequence.keys) < num_full:
             size = self._layout.block_size
-            sequence.keys += chain_keys(sequence.root, sequence.token_ids, size, sequence.keys)
+            # The spec's tokens are packed already, as a rule; drawn ones are few.
+            given = sequence.spec.token_ids
+            tokens = given if num_full * size <= len(given) else sequence.token_ids
+            sequence.keys += chain_keys(sequence.root, tokens, size, sequence.keys)
         return sequence.keys
 
     def free(self, sequence: Sequence) -> None:

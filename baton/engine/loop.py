@@ -72,10 +72,12 @@ class EngineLoop:
 
     def post(
         self, fn: Callable[Concatenate[Engine, P], Any], *args: P.args, **kwargs: P.kwargs
-    ) -> None:
-        """Runs `fn(engine, ...)` on the engine's thread before its next step; not after the end."""
-        if not self._enqueue(_Post(lambda: fn(self._engine, *args, **kwargs), None)):
-            _log.debug("a post came after the end of the engine loop")
+    ) -> bool:
+        """Runs `fn(engine, ...)` on the engine's thread before its next step.
+
+        Not after the end: returns False then.
+        """
+        return self._enqueue(_Post(lambda: fn(self._engine, *args, **kwargs), None))
 
     def call(
         self, fn: Callable[Concatenate[Engine, P], R], *args: P.args, **kwargs: P.kwargs

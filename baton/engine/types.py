@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
@@ -59,8 +60,10 @@ class SequenceSpec:
     """A sequence to run. `sequence_id` is unique in its engine."""
 
     sequence_id: str
-    token_ids: tuple[int, ...]
-    """Known tokens: the prompt, then what was emitted before a migration. At least one."""
+    token_ids: Sequence[int]
+    """Known tokens: the prompt, then what was emitted before a migration. At least one.
+
+    Long ones are cheapest as `TokenIds`. Never changed."""
     prompt_len: int
     sampling: SamplingParams
     sample_index: int = 0

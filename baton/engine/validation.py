@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from baton.engine.sequence import Sequence, SequenceState
 from baton.engine.types import EngineConfig, NewToken, SequenceSpec
 from baton.errors import InvalidRequest
+from baton.tokens import TokenIds
 
 
 def check_spec(spec: SequenceSpec, config: EngineConfig, vocab_size: int) -> None:
@@ -68,7 +71,10 @@ def check_resume(
 
 
 def _check_vocabulary(spec: SequenceSpec, vocab_size: int) -> None:
-    lowest, highest = min(spec.token_ids), max(spec.token_ids)
+    if isinstance(spec.token_ids, TokenIds):
+        lowest, highest = 0, int(np.frombuffer(spec.token_ids.packed, dtype="<u4").max())
+    else:
+        lowest, highest = min(spec.token_ids), max(spec.token_ids)
     outside = lowest if lowest < 0 else highest
     _require(
         0 <= outside < vocab_size,

@@ -55,8 +55,8 @@ class Announcer:
         self._commands = WorkerCommands(self.keys, self.timing, record.worker_id)
         self._events = EventBuffer(record.epoch, max_buffered_events)
         self._blocks = BlockRecordBuffer()
-        self._load: LoadRecord | None = None
-        self._sent_load: LoadRecord | None = None
+        self._load: object | None = None
+        self._sent_load: object | None = None
         self._announced: WorkerRecord | None = None
         """The record as Redis has it, as far as we know."""
         self._has_joined = False
@@ -107,7 +107,7 @@ class Announcer:
         """The newest load: a `LoadRecord`, an engine's `StepLoad` or a mapping with those names."""
         if self._load is self._sent_load:
             self._wake.set()
-        self._load = LoadRecord.of(load)
+        self._load = load  # becomes a record when it is sent: most are replaced before
 
     def publish_block_records(
         self, stored: Iterable[BlockRecord], removed: Iterable[BlockKey] = ()
@@ -199,7 +199,7 @@ class Announcer:
         self._commands.events(pipe, batches)
         blocks.add_to(pipe, self.keys, record.worker_id, self.timing.block_record_ttl_s)
         if load is not None and sends_load:
-            self._commands.load(pipe, load)
+            self._commands.load(pipe, LoadRecord.of(load))
         await pipe.execute()
         self._has_joined, self._announced, self._last_send = True, record, now
         self._blocks.sent(blocks)

@@ -86,7 +86,7 @@ class EventBuffer:
         self.epoch = epoch
         self.num_lost = 0
         self._limit = limit
-        self._pending: deque[tuple[int, BlockKey]] = deque()
+        self._pending: deque[CacheEvent] = deque()
         self._last_seq = 0
 
     def __len__(self) -> int:
@@ -102,9 +102,7 @@ class EventBuffer:
         for event in events:
             if len(self._pending) >= self._limit:
                 self.drop()
-            kind = int(event.kind.value)
-            key = event.key if kind != CLEARED else BlockKey(_NO_KEY)
-            self._pending.append((kind, key))
+            self._pending.append(event)
             self._last_seq += 1
 
     def drop(self) -> None:
@@ -123,17 +121,21 @@ class EventBuffer:
             EventBatch(
                 self.epoch,
                 self._first_pending + at,
-                bytes(kind for kind, _ in chosen[at : at + MAX_BATCH_EVENTS]),
-                tuple(key for _, key in chosen[at : at + MAX_BATCH_EVENTS]),
+                bytes([event.kind.value for event in chosen[at : at + MAX_BATCH_EVENTS]]),
+                tuple([_key_of(event) for event in chosen[at : at + MAX_BATCH_EVENTS]]),
             )
             for at in range(0, len(chosen), MAX_BATCH_EVENTS)
         ]
 
     def sent(self, last_seq: int) -> None:
         """Redis has all events up to this one."""
-        while self._pending and self._first_pending <= last_seq:
+        for _ in range(min(last_seq - self._first_pending + 1, len(self._pending))):
             self._pending.popleft()
 
     @property
     def _first_pending(self) -> int:
         return self._last_seq - len(self._pending) + 1
+
+
+def _key_of(event: CacheEvent) -> BlockKey:
+    return BlockKey(_NO_KEY) if event.kind.value == CLEARED else event.key

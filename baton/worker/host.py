@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -31,6 +32,8 @@ class EngineHost:
         self._loop = asyncio.get_running_loop()
         self._failure_hooks: list[Callable[[BaseException], None]] = []
         self._sinks: list[Callable[[StepOutput], None]] = []
+        self._on_its_way: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._is_woken = False
         self._engine_loop = EngineLoop(engine, self._hop, self._fail)
 
     async def start(self) -> None:
@@ -51,7 +54,7 @@ class EngineHost:
         guide = spec.sampling.guide
         if guide is None:
             return spec
-        matcher = await self._matchers.matcher(guide, spec.token_ids[spec.prompt_len :])
+        matcher = await self._matchers.matcher(guide, tuple(spec.token_ids[spec.prompt_len :]))
         return replace(spec, matcher=matcher)
 
     def subscribe(self, sink: Callable[[StepOutput], None]) -> None:
@@ -62,9 +65,23 @@ class EngineHost:
         """Has `hook` called on the event loop when the engine breaks down for good."""
         self._failure_hooks.append(hook)
 
-    def post(self, command: Callable[..., Any], *args: Any) -> None:
-        """Runs `command(engine, *args)` on the engine's thread before its next step."""
-        self._engine_loop.post(command, *args)
+    def post(self, command: Callable[..., Any], *args: Any) -> bool:
+        """Runs `command(engine, *args)` on the engine's thread before its next step.
+
+        False: it will not, the engine has ended.
+        """
+        return self._engine_loop.post(command, *args)
+
+    def reply(self, receive: Callable[[T], None], value: T) -> None:
+        """From the engine's thread: `receive(value)` on the event loop, in order with the news.
+
+        Waking the loop is a system call that hands the interpreter over: while one is pending, more
+        just join the queue.
+        """
+        self._on_its_way.append((receive, value))
+        if not self._is_woken:
+            self._is_woken = True
+            self._loop.call_soon_threadsafe(self._take_in)
 
     async def call(self, command: Callable[..., T], *args: Any) -> T:
         """As `post`, and waits for what it returns or raises."""
@@ -75,7 +92,14 @@ class EngineHost:
         return time.monotonic() - self._engine_loop.last_beat < BEAT_LIMIT_S
 
     def _hop(self, output: StepOutput) -> None:
-        self._loop.call_soon_threadsafe(self._deliver, output)
+        self.reply(self._deliver, output)
+
+    def _take_in(self) -> None:
+        # Lowered first: what is appended from here on wakes the loop again.
+        self._is_woken = False
+        for _ in range(len(self._on_its_way)):
+            receive, value = self._on_its_way.popleft()
+            self._loop.call_soon(receive, value)
 
     def _deliver(self, output: StepOutput) -> None:
         for sink in self._sinks:

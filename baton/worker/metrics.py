@@ -16,19 +16,26 @@ _evictions = counter("engine_evicted_blocks_total", "Blocks that left the prefix
 _preemptions = gauge("engine_preemptions", "Sequences that lost their blocks, since the start.")
 
 
+# A label's lookup costs more than its count, and this runs at every step.
+_prompt_tokens, _decode_tokens = _tokens.labels("prompt"), _tokens.labels("decode")
+_running, _waiting = _sequences.labels("running"), _sequences.labels("waiting")
+_receiving = _sequences.labels("receiving")
+_used, _free = _blocks.labels("used"), _blocks.labels("free")
+
+
 def observe(output: StepOutput) -> None:
     """Takes one step's news."""
     load = output.load
     if load.num_prompt_tokens or load.num_decode_tokens:
         _steps.observe(load.step_us / 1e6)
-        _tokens.labels("prompt").inc(load.num_prompt_tokens)
-        _tokens.labels("decode").inc(load.num_decode_tokens)
-    _sequences.labels("running").set(load.num_running)
-    _sequences.labels("waiting").set(load.num_waiting)
-    _sequences.labels("receiving").set(load.num_receiving)
+        _prompt_tokens.inc(load.num_prompt_tokens)
+        _decode_tokens.inc(load.num_decode_tokens)
+    _running.set(load.num_running)
+    _waiting.set(load.num_waiting)
+    _receiving.set(load.num_receiving)
     _waiting_tokens.set(load.num_waiting_tokens)
-    _blocks.labels("used").set(load.num_used_blocks)
-    _blocks.labels("free").set(load.num_blocks - load.num_used_blocks)
+    _used.set(load.num_used_blocks)
+    _free.set(load.num_blocks - load.num_used_blocks)
     _preemptions.set(load.num_preemptions)
     removed = sum(event.kind is BlockEventKind.REMOVED for event in output.block_events)
     if removed:

@@ -6,17 +6,19 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from baton import convert, errors
-from baton.blocks import unpack_tokens
 from baton.engine.engine import Engine
 from baton.engine.types import Finished, NewToken, Reserved, SequenceSpec, StepOutput
 from baton.request import FinishReason, PrefillMode, SequenceTimings
 from baton.rpc import logs
+from baton.tokens import TokenIds
 from baton.v1 import decode_pb2 as pb
 from baton.worker.host import EngineHost
 from services.decode import metrics
 from services.decode.arrival import ArrivalPlan, Arrivals, StartOver
+from services.decode.frames import SampleNews
 from services.decode.prefill_link import PrefillPeer
 from services.decode.spans import SampleSpans
 
@@ -25,7 +27,7 @@ log = logs.get_logger(__name__)
 MAX_SAMPLES = 128
 """Of one submission; gateways allow no more."""
 
-Send = Callable[[pb.SequenceDelta], None]
+Send = Callable[[SampleNews], None]
 
 
 @dataclass(slots=True)
@@ -40,13 +42,30 @@ class Sample:
     timings: SequenceTimings = field(default_factory=SequenceTimings)
     submitted_at: float = field(default_factory=time.monotonic)
     first_token_at: float | None = None
-    reserved: asyncio.Future[Reserved] | None = None
+    plan: ArrivalPlan | None = None
+    """What is to be brought once its blocks are reserved."""
     task: asyncio.Task[None] | None = None
+    """Makes its guide's matcher, then brings its blocks."""
     is_added: bool = False
     """Whether the engine has heard of it: until then we end it ourselves."""
+    is_arriving: bool = False
+    """Whether its blocks are being brought: from then on the task sees to their release."""
     expiry: asyncio.TimerHandle | None = None
     end_error: errors.BatonError | None = None
     """Why we ended it ourselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    sequence_id: str
+    error: Exception
+
+
+# A label's lookup costs more than its count.
+_ended = {reason: metrics.sequences.labels(reason.name.lower()) for reason in FinishReason}
+_first_token_seconds = {
+    mode: metrics.first_token_seconds.labels(mode.name.lower()) for mode in PrefillMode
+}
 
 
 class Sequences:
@@ -75,14 +94,15 @@ class Sequences:
         if message.prefill_worker_id:
             peer = PrefillPeer(message.prefill_worker_id, message.prefill_address)
         first_id = f"{stream_id}/{message.handle}/{message.sample_index}"
-        token_ids = tuple(unpack_tokens(message.token_ids))
+        token_ids = TokenIds(message.token_ids)
+        sampling = convert.sampling_from_pb(message.sampling)
         for offset in range(max(1, message.sample_count)):
             index = message.sample_index + offset
             spec = SequenceSpec(
                 sequence_id=f"{stream_id}/{message.handle}/{index}",
                 token_ids=token_ids,
                 prompt_len=message.prompt_len,
-                sampling=convert.sampling_from_pb(message.sampling),
+                sampling=sampling,
                 sample_index=index,
                 cache_salt=message.cache_salt,
                 priority=message.priority,
@@ -157,26 +177,54 @@ class Sequences:
         self._samples[sequence_id] = sample
         metrics.running.set(len(self._samples))
         sample.expiry = loop.call_later(timeout_s, self._expire, sample, timeout_s)
-        sample.reserved = loop.create_future() if sample.spec.receive else None
-        deadline = time.monotonic() + timeout_s
-        plan = ArrivalPlan(sample.request_id, sample.spans.traceparent, sample.spec, peer, deadline)
-        sample.task = asyncio.create_task(self._arrive(sample, plan))
+        if sample.spec.receive:
+            deadline = time.monotonic() + timeout_s
+            trace = sample.spans.traceparent
+            sample.plan = ArrivalPlan(sample.request_id, trace, sample.spec, peer, deadline)
+        if sample.spec.sampling.guide is None:
+            self._add(sample)
+        else:
+            sample.task = asyncio.create_task(self._add_guided(sample))
 
-    async def _arrive(self, sample: Sample, plan: ArrivalPlan) -> None:
-        """Puts the sequence into the engine and its KV into its blocks."""
+    async def _add_guided(self, sample: Sample) -> None:
+        """As `_add`, once the guide's matcher is made."""
         logs.bind(request_id=sample.request_id, trace_id=sample.spans.trace_id)
         try:
-            plan = replace(plan, spec=await self._host.guided(plan.spec))
-            sample.spec, sample.is_added = plan.spec, True
-            await self._host.call(Engine.add, plan.spec)
-            if sample.reserved is not None:
-                try:
-                    reserved = await sample.reserved
-                except asyncio.CancelledError:
-                    self._host.post(Engine.release, plan.spec.sequence_id)
-                    raise
-                sample.spans.mark("reserved")
-                await self._arrivals.bring(plan, reserved, sample.timings)
+            sample.spec = await self._host.guided(sample.spec)
+        except errors.BatonError as error:
+            self._end(sample, FinishReason.ERROR, error)
+        except Exception as error:
+            log.exception("a guide could not be prepared")
+            failure = errors.EngineFailed(f"the guide could not be prepared: {error}")
+            self._end(sample, FinishReason.ERROR, failure)
+        else:
+            if sample.plan is not None:
+                sample.plan = replace(sample.plan, spec=sample.spec)
+            self._add(sample)
+
+    def _add(self, sample: Sample) -> None:
+        sample.is_added = True
+        refuse = partial(self._host.reply, self._refuse)
+        if not self._host.post(_add, sample.spec, refuse):
+            self._end(sample, FinishReason.ERROR, errors.EngineFailed("the engine has ended"))
+
+    def _refuse(self, refusal: _Refusal) -> None:
+        """The engine did not take a sequence."""
+        sample, error = self._samples.get(refusal.sequence_id), refusal.error
+        if sample is None:
+            return
+        if not isinstance(error, errors.BatonError):
+            log.error("adding a sequence failed", exc_info=error, request_id=sample.request_id)
+            self._host.post(Engine.cancel, refusal.sequence_id)
+            error = errors.EngineFailed(f"adding the sequence failed: {error}")
+        self._end(sample, FinishReason.ERROR, error)
+
+    async def _arrive(self, sample: Sample, plan: ArrivalPlan, reserved: Reserved) -> None:
+        """Brings the sequence's KV into its blocks."""
+        sample.is_arriving = True
+        logs.bind(request_id=sample.request_id, trace_id=sample.spans.trace_id)
+        try:
+            await self._arrivals.bring(plan, reserved, sample.timings)
         except StartOver:
             self._start_over(sample)
         except errors.BatonError as error:
@@ -205,8 +253,9 @@ class Sequences:
     def _deliver(self, output: StepOutput) -> None:
         for reserved in output.reserved:
             sample = self._samples.get(reserved.sequence_id)
-            if sample and sample.reserved and not sample.reserved.done():
-                sample.reserved.set_result(reserved)
+            if sample and sample.plan:
+                sample.spans.mark("reserved")
+                sample.task = asyncio.create_task(self._arrive(sample, sample.plan, reserved))
         for token in output.tokens:
             if sample := self._samples.get(token.sequence_id):
                 self._take_token(sample, token)
@@ -218,17 +267,9 @@ class Sequences:
         if sample.first_token_at is None:
             sample.first_token_at = time.monotonic()
             sample.spans.mark("first token")
-            mode = sample.timings.prefill_mode.name.lower()
             waited = sample.first_token_at - sample.submitted_at
-            metrics.first_token_seconds.labels(mode).observe(waited)
-        delta = pb.SequenceDelta(
-            handle=sample.handle,
-            sample_index=sample.spec.sample_index,
-            token_ids=[token.token_id],
-        )
-        if token.logprobs is not None:
-            delta.logprobs.append(convert.logprobs_to_pb(token.logprobs))
-        sample.send(delta)
+            _first_token_seconds[sample.timings.prefill_mode].observe(waited)
+        sample.send(SampleNews(sample.handle, sample.spec.sample_index, token))
 
     def _take_finished(self, sample: Sample, finished: Finished) -> None:
         stats, timings = finished.stats, sample.timings
@@ -257,24 +298,32 @@ class Sequences:
         """Sends the sample's one end."""
         self._samples.pop(sample.spec.sequence_id, None)
         metrics.running.set(len(self._samples))
-        metrics.sequences.labels(reason.name.lower()).inc()
+        _ended[reason].inc()
         if sample.expiry is not None:
             sample.expiry.cancel()
         if sample.task is not None and sample.task is not asyncio.current_task():
             sample.task.cancel()
+            if not sample.is_arriving:
+                self._host.post(Engine.release, sample.spec.sequence_id)
         sample.spans.end(sample.timings, error.message if error else "")
         end = pb.SequenceEnd(
             finish_reason=convert.finish_to_pb(reason),
             error=convert.error_to_pb(error) if error else None,
             timings=convert.timings_to_pb(sample.timings),
         )
-        sample.send(
-            pb.SequenceDelta(handle=sample.handle, sample_index=sample.spec.sample_index, end=end)
-        )
+        sample.send(SampleNews(sample.handle, sample.spec.sample_index, end))
 
 
-def _refusal(message: pb.SubmitSequence, error: errors.BatonError) -> pb.SequenceDelta:
+def _add(engine: Engine, spec: SequenceSpec, refuse: Callable[[_Refusal], None]) -> None:
+    """On the engine's thread: no future for each sequence, almost all of them are taken."""
+    try:
+        engine.add(spec)
+    except Exception as error:
+        refuse(_Refusal(spec.sequence_id, error))
+
+
+def _refusal(message: pb.SubmitSequence, error: errors.BatonError) -> SampleNews:
     end = pb.SequenceEnd(
         finish_reason=convert.finish_to_pb(FinishReason.ERROR), error=convert.error_to_pb(error)
     )
-    return pb.SequenceDelta(handle=message.handle, sample_index=message.sample_index, end=end)
+    return SampleNews(message.handle, message.sample_index, end)

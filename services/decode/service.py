@@ -1,4 +1,4 @@
-"""DecodeService: one stream per gateway; one frame per engine step and stream."""
+"""DecodeService: one stream per gateway; one frame per engine step and stream, or for several."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from baton.rpc import logs
 from baton.rpc.outbox import Outbox
 from baton.v1 import decode_pb2 as pb
 from baton.v1 import decode_pb2_grpc
+from services.decode.frames import SampleNews, make_frame
 from services.decode.sequences import Sequences
 
 log = logs.get_logger(__name__)
@@ -29,7 +30,7 @@ class DecodeService(decode_pb2_grpc.DecodeServiceServicer):
         self._epoch = epoch
         self._sequences = sequences
         self._num_streams = 0
-        self._outboxes: set[Outbox[pb.SequenceDelta]] = set()
+        self._outboxes: set[Outbox[SampleNews]] = set()
 
     async def Connect(
         self, request_iterator: AsyncIterator[pb.DecodeConnectRequest], context: Any
@@ -41,15 +42,15 @@ class DecodeService(decode_pb2_grpc.DecodeServiceServicer):
             raise InvalidRequest("gateway_id is empty in the first frame", field="gateway_id")
         self._num_streams += 1
         stream_id = f"{first.gateway_id}#{self._num_streams}"
-        outbox: Outbox[pb.SequenceDelta] = Outbox(FRAME_INTERVAL_S)
+        outbox: Outbox[SampleNews] = Outbox(FRAME_INTERVAL_S)
         self._outboxes.add(outbox)
         log.info("gateway connected", gateway=first.gateway_id)
         reader = asyncio.create_task(self._read(stream_id, frames, outbox))
         try:
             self._take(stream_id, first, outbox)
             yield pb.DecodeConnectResponse(epoch=self._epoch)
-            async for deltas in outbox.batches():
-                yield pb.DecodeConnectResponse(deltas=deltas)
+            async for gathered in outbox.batches():
+                yield make_frame(gathered)
         finally:
             reader.cancel()
             outbox.close()
@@ -68,7 +69,7 @@ class DecodeService(decode_pb2_grpc.DecodeServiceServicer):
         self,
         stream_id: str,
         frames: AsyncIterator[pb.DecodeConnectRequest],
-        outbox: Outbox[pb.SequenceDelta],
+        outbox: Outbox[SampleNews],
     ) -> None:
         try:
             async for frame in frames:
@@ -79,7 +80,7 @@ class DecodeService(decode_pb2_grpc.DecodeServiceServicer):
             outbox.close()
 
     def _take(
-        self, stream_id: str, frame: pb.DecodeConnectRequest, outbox: Outbox[pb.SequenceDelta]
+        self, stream_id: str, frame: pb.DecodeConnectRequest, outbox: Outbox[SampleNews]
     ) -> None:
         for submit in frame.submits:
             self._sequences.submit(stream_id, submit, outbox.put)

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from baton import convert
-from baton.blocks import unpack_tokens
 from baton.engine.types import SequenceSpec, StepOutput
 from baton.rpc import logs
 from baton.rpc.outbox import Outbox
+from baton.tokens import TokenIds
 from baton.transfer.push import Pusher
 from baton.v1 import prefill_pb2 as pb
 from baton.worker.fetch import BlockFetcher
@@ -108,7 +108,7 @@ class Connection:
 def _plan(message: pb.OpenSession, sequence_id: str, *, receive: bool, verify: bool) -> SessionPlan:
     spec = SequenceSpec(
         sequence_id=sequence_id,
-        token_ids=tuple(unpack_tokens(message.token_ids)),
+        token_ids=TokenIds(message.token_ids),
         prompt_len=message.prompt_len,
         sampling=convert.sampling_from_pb(message.sampling),
         sample_index=message.sample_index,

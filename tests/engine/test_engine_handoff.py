@@ -327,3 +327,15 @@ def test_samples_of_a_received_prompt_wait_for_it_and_share_it() -> None:
     for spec in (first, *rest):
         assert collected.tokens(spec.sequence_id) == expected(spec)[0]
     assert [collected.ends()[s.sequence_id].stats.num_cached_tokens for s in rest] == [12, 12]
+
+
+def test_a_resume_that_comes_after_the_cancel_gives_the_blocks_back() -> None:
+    engine = make_engine()
+    reserve(engine, spec_of("s", prompt(9), receive=True))
+    engine.cancel("s")
+    engine.step()
+    assert engine.num_used_blocks == 3
+
+    engine.resume("s", 9, NewToken("s", 5))
+
+    assert engine.num_used_blocks == 0
