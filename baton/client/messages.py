@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
 
 from baton import convert
 from baton.client.types import (
@@ -20,20 +22,26 @@ from baton.client.types import (
     TokenLogprob,
 )
 from baton.errors import BatonError, InvalidRequest
+from baton.rpc.channels import MAX_MESSAGE_BYTES
 from baton.tokens import TokenIds
 from baton.v1 import gateway_pb2 as pb
 from baton.v1 import types_pb2
 
+MessageT = TypeVar("MessageT", bound=Message)
+
+MAX_REQUEST_BYTES = MAX_MESSAGE_BYTES - 64
+"""A frame of a session adds a few bytes to a request that is alone in it."""
+
 
 def generate_request(prompt: Prompt, sampling: Sampling, options: Options) -> pb.GenerateRequest:
-    """Raises `InvalidRequest` for what the wire cannot carry; limits are the gateway's affair."""
+    """Raises `InvalidRequest` for what cannot be written; limits are the gateway's affair."""
     unknown = sorted(options.keys() - Options.__annotations__.keys())
     if unknown:
         # A misspelt option, or one of `Sampling`'s, would otherwise be lost in silence.
         known = ", ".join(sorted(Options.__annotations__))
         raise TypeError(f"generate has no option {unknown[0]!r}; it has {known}")
     with _writing():
-        return pb.GenerateRequest(
+        request = pb.GenerateRequest(
             request_id=options.get("request_id", ""),
             model=options.get("model", ""),
             sampling=_sampling(sampling),
@@ -47,6 +55,19 @@ def generate_request(prompt: Prompt, sampling: Sampling, options: Options) -> pb
             omit_text=options.get("omit_text", False),
             **_prompt(prompt),
         )
+    return sendable(request)
+
+
+def sendable(message: MessageT, field: str = "prompt") -> MessageT:
+    """The message. Raises `InvalidRequest` for one that is too long for a call or a frame."""
+    num_bytes = message.ByteSize()
+    if num_bytes > MAX_REQUEST_BYTES:
+        raise InvalidRequest(
+            f"{field} is too long: the request has {num_bytes:,} bytes, at most "
+            f"{MAX_REQUEST_BYTES:,} can be sent.",
+            field=field,
+        )
+    return message
 
 
 def tokenize_request(prompt: Prompt, model: str) -> pb.TokenizeRequest:
@@ -55,7 +76,8 @@ def tokenize_request(prompt: Prompt, model: str) -> pb.TokenizeRequest:
         members = _prompt(prompt)
         if "packed_token_ids" in members:
             raise InvalidRequest("prompt holds token ids already; a text or messages are needed.")
-        return pb.TokenizeRequest(model=model, **members)
+        request = pb.TokenizeRequest(model=model, **members)
+    return sendable(request)
 
 
 def detokenize_request(
@@ -63,9 +85,10 @@ def detokenize_request(
 ) -> pb.DetokenizeRequest:
     """Token ids to turn into text."""
     with _writing():
-        return pb.DetokenizeRequest(
+        request = pb.DetokenizeRequest(
             model=model, token_ids=token_ids, keep_special_tokens=keep_special_tokens
         )
+    return sendable(request, "token_ids")
 
 
 def event(response: pb.GenerateResponse) -> Chunk | Final:

@@ -17,6 +17,9 @@ from baton.rpc.outbox import Outbox
 from baton.rpc.status import from_rpc_error
 from baton.v1 import gateway_pb2 as pb
 
+FRAME_BYTES = 1 << 20
+"""Submissions beyond this wait for the next frame: gateways take four times as much."""
+
 
 class SessionEvent(NamedTuple):
     """News of one request: chunks, then one `Final` or one error, which is not raised."""
@@ -36,14 +39,16 @@ class _Book:
         self._last_handle = 0
 
     def submit(self, prompt: Prompt, sampling: Sampling | None, options: Options) -> Any:
-        request = messages.generate_request(prompt, sampling or Sampling(), options)
+        message = messages.sendable(
+            pb.SessionSubmit(
+                handle=self._last_handle + 1,
+                request=messages.generate_request(prompt, sampling or Sampling(), options),
+                traceparent=options.get("traceparent", ""),
+            )
+        )
         self._last_handle += 1
         self.open.add(self._last_handle)
-        return pb.SessionSubmit(
-            handle=self._last_handle,
-            request=request,
-            traceparent=options.get("traceparent", ""),
-        )
+        return message
 
     def read(self, frame: pb.SessionResponse) -> list[SessionEvent]:
         events = []
@@ -59,10 +64,21 @@ class _Book:
         return WorkerLost(f"the session ended with {num_open} requests unanswered")
 
 
-def _frame(parts: list[Part]) -> pb.SessionRequest:
-    submits = [part for part in parts if isinstance(part, pb.SessionSubmit)]
-    cancels = [part for part in parts if isinstance(part, pb.SessionCancel)]
-    return pb.SessionRequest(submits=submits, cancels=cancels)
+def _frames_of(parts: list[Part]) -> Iterator[pb.SessionRequest]:
+    """All parts in order, in frames of about `FRAME_BYTES`."""
+    frame, num_bytes = pb.SessionRequest(), 0
+    for part in parts:
+        part_bytes = part.ByteSize()
+        if num_bytes and num_bytes + part_bytes > FRAME_BYTES:
+            yield frame
+            frame, num_bytes = pb.SessionRequest(), 0
+        num_bytes += part_bytes
+        # A submission is in the frame of its cancel or before it, and is read first there.
+        if isinstance(part, pb.SessionSubmit):
+            frame.submits.append(part)
+        else:
+            frame.cancels.append(part)
+    yield frame
 
 
 class AsyncSession:
@@ -121,7 +137,8 @@ class AsyncSession:
 
     async def _frames(self) -> AsyncIterator[pb.SessionRequest]:
         async for parts in self._outbox.batches():
-            yield _frame(parts)
+            for frame in _frames_of(parts):
+                yield frame
 
     async def _raise_end(self) -> None:
         code = await self._call.code()
@@ -194,4 +211,4 @@ class Session:
                     self._parts.put(None)
                     break
                 parts.append(following)
-            yield _frame(parts)
+            yield from _frames_of(parts)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from baton.client import AsyncClient, Chunk, Client, Final, Sampling, Slo
+from baton.client import AsyncClient, Chunk, Client, Final, Sampling, Slo, messages
 from baton.errors import Cancelled, InvalidRequest, Overloaded, WorkerLost
 from baton.rpc.status import StatusInterceptor
 from baton.text import ModelText
@@ -67,6 +67,56 @@ async def test_the_blocking_session_does_the_same(served):
             return kinds[-1:] + [type(event).__name__ for _, event in session.events()][-1:]
 
     assert await asyncio.to_thread(ask) == ["Final", "Final"]
+
+
+LONG = "hello " * 17_000
+"""100 KB."""
+
+
+async def test_what_has_gathered_leaves_in_messages_that_fit(served):
+    served.gateway.context_len = 1 << 20
+    async with served.client.session() as session:
+        handles = [session.submit(LONG, Sampling(max_tokens=50)) for _ in range(64)]
+        session.cancel(session.submit(LONG))
+        ends = {handle: event async for handle, event in session.events()}
+
+    assert [type(ends[handle]) for handle in handles] == [Final] * 64
+    assert len(ends) == 65
+
+
+async def test_the_blocking_session_splits_what_has_gathered_too(served):
+    served.gateway.context_len = 1 << 20
+
+    def ask() -> list[str]:
+        with Client(served.address) as client, client.session() as session:
+            for _ in range(64):
+                session.submit(LONG, Sampling(max_tokens=1))
+            return [type(event).__name__ for _, event in session.events()]
+
+    assert (await asyncio.to_thread(ask)).count("Final") == 64
+
+
+async def test_a_request_too_long_for_any_message_is_refused_alone_before_it_is_sent(served):
+    async with served.client.session() as session:
+        with pytest.raises(InvalidRequest, match="at most 4,194,240 can be sent") as refused:
+            session.submit("x" * (4 << 20))
+        handle = session.submit("hello", Sampling(max_tokens=50))
+        ends = {handle: event async for handle, event in session.events()}
+
+    assert refused.value.field == "prompt"
+    assert isinstance(ends[handle], Final)
+    assert len(served.gateway.commands) == 1
+
+
+async def test_the_longest_request_that_is_accepted_is_carried(served):
+    head = len(messages.generate_request([5], Sampling(), {}).SerializeToString())
+    num_tokens = (messages.MAX_REQUEST_BYTES - head - 64) // 4
+    async with served.client.session() as session:
+        session.submit([5] * num_tokens)
+        [event] = [event async for event in session.events()]
+
+    assert isinstance(event.event, InvalidRequest)
+    assert "context" in event.event.message
 
 
 async def test_errors_are_events_with_their_type_and_delay(served):
