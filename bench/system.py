@@ -61,13 +61,13 @@ class System:
 
     @property
     def http_addresses(self) -> tuple[str, ...]:
-        """Of every gateway's HTTP door."""
-        return tuple(spec.http_address for spec in self._topology.of_kind("gateway"))
+        """Of the gateways' HTTP door; they share it, and the kernel spreads its connections."""
+        return (self._topology.of_kind("gateway")[0].http_address,)
 
     @property
     def grpc_addresses(self) -> tuple[str, ...]:
-        """Of every gateway's gRPC server."""
-        return tuple(spec.address for spec in self._topology.of_kind("gateway"))
+        """Of every gateway's gRPC server alone: a few connections would not spread evenly."""
+        return tuple(spec.probe_address for spec in self._topology.of_kind("gateway"))
 
     def metrics_url(self, kind: str) -> str:
         """Its Prometheus endpoint."""

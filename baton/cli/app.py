@@ -97,7 +97,7 @@ def up(
     prefill: Annotated[int, typer.Option(min=0, max=64, help="Prefill workers.")] = 1,
     decode: Annotated[int, typer.Option(min=1, max=64, help="Decode workers.")] = 1,
     gateways: Annotated[
-        int, typer.Option(min=1, max=64, help="Gateways, on ports that follow each other.")
+        int, typer.Option(min=1, max=64, help="Gateways; several share both ports (Linux only).")
     ] = 1,
     kvstores: Annotated[int, typer.Option(min=0, max=64, help="Stores of KV blocks.")] = 1,
     device: DeviceFlag = Device.AUTO,

@@ -17,14 +17,15 @@ _ANSWER_LIMIT_S = 2.0
 
 async def wait_ready(spec: ProcessSpec) -> None:
     """Returns once the process says that it serves. Waits for ever: callers set the limit."""
+    address = spec.probe_address
     # A refused connection costs nothing, while a gRPC channel backs off: knock before opening one.
-    while not await _accepts(spec.address):
+    while not await _accepts(address):
         await asyncio.sleep(_PAUSE_S)
     if spec.probe is Probe.REDIS:
-        while not await _answers_ping(spec.address):
+        while not await _answers_ping(address):
             await asyncio.sleep(_PAUSE_S)
         return
-    async with grpc.aio.insecure_channel(spec.address, options=CHANNEL_OPTIONS) as channel:
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         while not await _serves(health):
             await asyncio.sleep(_PAUSE_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -27,6 +28,11 @@ def prepare(options: ClusterOptions) -> Topology:
             f"{options.decode} decode workers and {options.gateways} gateways cannot serve; "
             "at least one of each is needed."
         )
+    if options.gateways > 1 and sys.platform != "linux":
+        raise CommandError(
+            f"{options.gateways} gateways would share their ports, which only Linux spreads "
+            "connections over; use --gateways 1."
+        )
     if not (options.model / "config.json").is_file():
         raise CommandError(
             f"{options.model} holds no config.json; --model names a Hugging Face model folder."
@@ -35,13 +41,13 @@ def prepare(options: ClusterOptions) -> Topology:
         topology = plan(options)
     except RedisNotFound as error:
         raise CommandError(f"{error}.") from error
-    for spec in topology.of_kind("gateway"):
-        for flag, address in (("--port", spec.address), ("--http-port", spec.http_address)):
-            host, _, port = address.rpartition(":")
-            if not is_free(int(port), host):
-                raise CommandError(
-                    f"port {port} on {host} is taken; choose another with {flag}, or 0 for any."
-                )
+    spec = topology.of_kind("gateway")[0]
+    for flag, address in (("--port", spec.address), ("--http-port", spec.http_address)):
+        host, _, port = address.rpartition(":")
+        if not is_free(int(port), host):
+            raise CommandError(
+                f"port {port} on {host} is taken; choose another with {flag}, or 0 for any."
+            )
     return topology
 
 

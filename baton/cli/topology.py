@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DEMO_MODEL = ROOT / "examples" / "demo_model"
 STEP_TIMES = ROOT / "examples" / "step_times.csv"
 GRPC_PORT, HTTP_PORT = 8500, 8000
+NOTICE_S = 0.25
+"""A gateway that leaves a shared port serves so long what its connections still bring."""
 
 
 class Probe(Enum):
@@ -32,13 +34,20 @@ class ProcessSpec:
     name: str
     command: tuple[str, ...]
     address: str
-    """host:port that the probe asks; for all but Redis the gRPC address."""
+    """host:port for clients; for all but Redis the gRPC address."""
     probe: Probe = Probe.HEALTH
     environment: Mapping[str, str] = field(default_factory=dict)
+    own_address: str = ""
+    """host:port of this process alone where others share `address`; empty: nobody does."""
     metrics_address: str = ""
     http_address: str = ""
     is_quiet: bool = False
     """Whether its lines are of interest only when it fails."""
+
+    @property
+    def probe_address(self) -> str:
+        """host:port that the probe asks."""
+        return self.own_address or self.address
 
 
 Stage = tuple[ProcessSpec, ...]
@@ -113,7 +122,7 @@ class _Planner:
         kvstores = tuple(self._service("kvstore", index) for index in range(options.kvstores))
         stages.append(kvstores)
         stages.append(self._workers(placement, [spec.address for spec in kvstores]))
-        stages.append(tuple(self._gateway(index) for index in range(options.gateways)))
+        stages.append(self._gateways())
         filled = tuple(stage for stage in stages if stage)
         return Topology(filled, self._redis_url, placement.device, placement.remark)
 
@@ -143,20 +152,24 @@ class _Planner:
             for (kind, index), gpu in zip(names, gpus, strict=True)
         )
 
-    def _gateway(self, index: int) -> ProcessSpec:
+    def _gateways(self) -> Stage:
+        """One has its ports to itself; several share them."""
         options = self._options
-        http = f"{options.host}:{options.http_port + index if options.http_port else self._pick()}"
-        flags = ["--model", str(options.model), "--http-listen", http]
-        port = options.port + index if options.port else 0
-        spec = self._service("gateway", index, flags, port=port)
-        return ProcessSpec(
-            spec.name,
-            spec.command,
-            spec.address,
-            environment=spec.environment,
-            metrics_address=spec.metrics_address,
-            http_address=http,
+        grpc, http = (
+            f"{options.host}:{port or self._pick()}" for port in (options.port, options.http_port)
         )
+        flags = ["--model", str(options.model), "--http-listen", http]
+        if options.gateways == 1:
+            return (replace(self._service("gateway", 0, flags, address=grpc), http_address=http),)
+        return tuple(
+            self._sharing_gateway(index, flags, grpc, http) for index in range(options.gateways)
+        )
+
+    def _sharing_gateway(self, index: int, flags: list[str], grpc: str, http: str) -> ProcessSpec:
+        own = f"{self._options.host}:{self._pick()}"
+        flags = [*flags, "--share-port", "--own-listen", own, "--notice-seconds", f"{NOTICE_S:g}"]
+        spec = self._service("gateway", index, flags, address=grpc)
+        return replace(spec, own_address=own, http_address=http)
 
     def _service(
         self,
@@ -164,10 +177,10 @@ class _Planner:
         index: int,
         flags: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
-        port: int = 0,
+        address: str = "",
     ) -> ProcessSpec:
         options, name = self._options, f"{kind}-{index}"
-        address = f"{options.host}:{port or self._pick()}"
+        address = address or f"{options.host}:{self._pick()}"
         metrics = f"{options.host}:{self._pick()}"
         common = ["--listen", address, "--metrics-listen", metrics, "--worker-id", name]
         common += ["--redis-url", self._redis_url, "--grace-seconds", f"{options.grace_seconds:g}"]

@@ -35,15 +35,15 @@ def run_up(options: ClusterOptions) -> int:
 def endpoints(topology: Topology) -> Table:
     """Where to go, and what to type there."""
     table = Table.grid(padding=(0, 2))
-    for gateway in topology.of_kind("gateway"):
-        table.add_row("OpenAI HTTP", f"http://{gateway.http_address}/v1")
-        table.add_row("Baton gRPC", gateway.address)
-        table.add_row("KServe v2 gRPC", gateway.address)
+    # Several share these addresses.
+    gateway = topology.of_kind("gateway")[0]
+    table.add_row("OpenAI HTTP", f"http://{gateway.http_address}/v1")
+    table.add_row("Baton gRPC", gateway.address)
+    table.add_row("KServe v2 gRPC", gateway.address)
     table.add_row("Redis", topology.redis_url)
     for spec in topology.processes:
         if spec.metrics_address:
             table.add_row(f"metrics {spec.name}", f"http://{spec.metrics_address}/metrics")
-    address = topology.of_kind("gateway")[0].address
-    table.add_row("try", f'baton generate "What is a process?" --address {address}')
-    table.add_row("", f"baton chat --address {address}")
+    table.add_row("try", f'baton generate "What is a process?" --address {gateway.address}')
+    table.add_row("", f"baton chat --address {gateway.address}")
     return table

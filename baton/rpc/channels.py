@@ -26,14 +26,15 @@ _SIZES: tuple[Option, ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 )
-SERVER_OPTIONS: tuple[Option, ...] = (
+_SERVER: tuple[Option, ...] = (
     *_KEEPALIVE,
     *_SIZES,
     # Clients may ping as often as the options above make them.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    # A second process on the same port is a mistake, not a load balancer.
-    ("grpc.so_reuseport", 0),
 )
+# A second process on the same port is a mistake, unless both say that it is not.
+SERVER_OPTIONS: tuple[Option, ...] = (*_SERVER, ("grpc.so_reuseport", 0))
+SHARED_SERVER_OPTIONS: tuple[Option, ...] = (*_SERVER, ("grpc.so_reuseport", 1))
 CHANNEL_OPTIONS: tuple[Option, ...] = (
     *_KEEPALIVE,
     *_SIZES,

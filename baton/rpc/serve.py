@@ -16,8 +16,9 @@ from grpc_reflection.v1alpha import reflection
 
 from baton.errors import BatonError, EngineFailed
 from baton.rpc import health, logs, metrics, telemetry
-from baton.rpc.channels import SERVER_OPTIONS, TlsFiles
+from baton.rpc.channels import TlsFiles
 from baton.rpc.gate import Gate, Phase
+from baton.rpc.listening import AddServicer, SharedDoor, bind, own_server
 from baton.rpc.settings import ServiceSettings, SettingsT, load
 from baton.rpc.status import StatusInterceptor
 
@@ -64,9 +65,9 @@ class Process:
     1. `start`: listen (calls are refused), start the parts in the order of `add`, wait until every
        probe is true, let calls in, health SERVING, run the `on_ready` hooks, log "ready".
     2. Each second: health follows the probes.
-    3. `stop`: `draining` is set, health NOT_SERVING; after `notice_seconds` new calls are refused;
-       `on_drain` hooks and running calls get `grace_seconds`, then the rest is cancelled; parts
-       stop in reverse; traces are sent.
+    3. `stop`: `draining` is set, health NOT_SERVING, shared addresses are left; after
+       `notice_seconds` new calls are refused; `on_drain` hooks and running calls get
+       `grace_seconds`, then the rest is cancelled; parts stop in reverse; traces are sent.
 
     Handlers that stream without end watch `draining` and leave when they have nothing left to say.
     """
@@ -78,10 +79,9 @@ class Process:
         self.draining = asyncio.Event()
         self._gate = Gate(service)
         # Errors become statuses outside of everything; the gate decides next.
-        self.server = grpc.aio.server(
-            interceptors=(StatusInterceptor(), self._gate), options=SERVER_OPTIONS
-        )
-        self.address = _advertised(settings, self._bind(settings.listen))
+        self._interceptors = (StatusInterceptor(), self._gate)
+        self.server = own_server(self._interceptors)
+        self.address = _advertised(settings, bind(self.server, settings.own_address, self.tls))
         self.worker_id = settings.worker_id or _default_id(service, self.address)
         wanted = settings.metrics_listen
         self._endpoint = metrics.serve_metrics(wanted) if wanted else None
@@ -94,7 +94,10 @@ class Process:
         self._parts: list[Component] = []
         self._started: list[Component] = []
         self._probes: list[Callable[[], bool]] = []
+        self._servicers: list[AddServicer] = [self._add_health, self._add_reflection]
+        self._door: SharedDoor | None = None
         self._ready_hooks: list[Hook] = []
+        self._leave_hooks: list[Hook] = []
         self._drain_hooks: list[Hook] = []
         self._watcher: asyncio.Task[None] | None = None
         self._stop_wanted = asyncio.Event()
@@ -108,14 +111,23 @@ class Process:
         return self.draining.is_set()
 
     @property
+    def is_closed(self) -> bool:
+        """Whether new calls are refused since the process drains and the notice is over."""
+        return self._gate.phase is Phase.DRAINING
+
+    @property
     def is_serving(self) -> bool:
         """What the health service answers."""
         return self._health.is_serving
 
-    def register(self, names: Iterable[str], add: Callable[[grpc.aio.Server], object]) -> None:
-        """Serves gRPC services by their full names: `add` puts their servicers into the server."""
+    def share(self, listen: str) -> None:
+        """Serves everything there as well, beside other processes, whenever calls are let in."""
+        self._door = SharedDoor(listen, self._interceptors, self.tls)
+
+    def register(self, names: Iterable[str], add: AddServicer) -> None:
+        """Serves gRPC services by their full names: `add` puts their servicers into a server."""
         names = list(names)
-        add(self.server)
+        self._servicers.append(add)
         self._names.extend(names)
         self._health.add(names)
 
@@ -135,8 +147,12 @@ class Process:
         """Runs when calls are let in, before "ready" is logged: announce yourself here."""
         self._ready_hooks.append(hook)
 
+    def on_leave(self, hook: Hook) -> None:
+        """Runs as soon as draining begins, before the notice: leave shared addresses here."""
+        self._leave_hooks.append(hook)
+
     def on_drain(self, hook: Hook) -> None:
-        """Runs when draining begins, beside the calls that still run; cancelled with them."""
+        """Runs when the notice is over, beside the calls that still run; cancelled with them."""
         self._drain_hooks.append(hook)
 
     def request_stop(self) -> None:
@@ -181,8 +197,8 @@ class Process:
     async def start(self) -> None:
         """Brings the process to ready. Raises what a part raises; call `stop` then too."""
         metrics.set_build_info(self._service)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
-        reflection.enable_server_reflection(self._names, self.server)
+        for add in self._servicers:
+            add(self.server)
         await self.server.start()
         for part in self._parts:
             # Known as started before it is: a part that fails halfway is stopped as well.
@@ -191,11 +207,14 @@ class Process:
         while not self._is_able():
             await asyncio.sleep(0.02)
         self._gate.phase = Phase.OPEN
+        if self._door is not None:
+            await self._door.open(self._servicers)
         self._health.set(True)
         self._watcher = asyncio.create_task(self._follow_probes())
         for hook in self._ready_hooks:
             await hook()
-        places = {"address": self.address, "metrics": self.metrics_address}
+        shared = self._door.listen if self._door is not None else ""
+        places = {"address": self.address, "shared": shared, "metrics": self.metrics_address}
         _log.info("ready", **{name: place for name, place in places.items() if place})
 
     async def stop(self) -> None:
@@ -213,6 +232,8 @@ class Process:
             await self._drain()
         self._gate.phase = Phase.DRAINING
         await _bounded("grpc server", self.server.stop(None))
+        if self._door is not None:
+            await _bounded("shared door", self._door.stop())
         # Cancelled handlers still run their `finally`; parts stay until they have.
         await _bounded("calls", self._gate.wait_empty())
         for part in reversed(self._started):
@@ -226,6 +247,7 @@ class Process:
         _log.info(
             "draining", grace_seconds=self.settings.grace_seconds, calls=self._gate.num_active
         )
+        await self._leave()
         if self.settings.notice_seconds:
             await asyncio.sleep(self.settings.notice_seconds)
         self._gate.phase = Phase.DRAINING
@@ -239,6 +261,13 @@ class Process:
         for end in done:
             if (failure := end.exception()) is not None:
                 _log.error("drain hook failed", exc_info=failure)
+
+    async def _leave(self) -> None:
+        if self._door is not None:
+            limit_s = self.settings.notice_seconds + self.settings.grace_seconds
+            await _bounded("shared door", self._door.leave(limit_s))
+        for hook in self._leave_hooks:
+            await _bounded("leave hook", hook())
 
     async def _follow_probes(self) -> None:
         while True:
@@ -258,14 +287,11 @@ class Process:
             os._exit(128 + number)
         self.request_stop()
 
-    def _bind(self, listen: str) -> int:
-        credentials = self.tls.for_server() if self.tls is not None else None
-        try:
-            if credentials is None:
-                return self.server.add_insecure_port(listen)
-            return self.server.add_secure_port(listen, credentials)
-        except RuntimeError as failure:
-            raise OSError(f"cannot listen on {listen}: is the address taken?") from failure
+    def _add_health(self, server: grpc.aio.Server) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+
+    def _add_reflection(self, server: grpc.aio.Server) -> None:
+        reflection.enable_server_reflection(self._names, server)
 
 
 def launch(
@@ -318,9 +344,9 @@ async def _bounded(name: str, work: Awaitable[object]) -> None:
 
 def _advertised(settings: ServiceSettings, port: int) -> str:
     """The address others use: as given, completed by the port that was bound."""
-    if settings.listen.startswith("unix:"):
-        return settings.advertise or settings.listen
-    host = settings.advertise or settings.listen.rpartition(":")[0]
+    if settings.own_address.startswith("unix:"):
+        return settings.advertise or settings.own_address
+    host = settings.advertise or settings.own_address.rpartition(":")[0]
     if host.count(":") > 1 and not host.startswith("["):
         return f"[{host}]:{port}"  # a bare IPv6 address
     if settings.advertise and ":" in host.rpartition("]")[2]:

@@ -82,6 +82,11 @@ class ServiceSettings(BaseSettings):
     check: bool = False
     """Validate the settings and exit."""
 
+    @property
+    def own_address(self) -> str:
+        """Where the process's own server listens, alone."""
+        return self.listen
+
     @validates_model(mode="after")
     def _has_whole_pair(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):

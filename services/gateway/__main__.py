@@ -48,9 +48,11 @@ async def build(process: Process, settings: Settings) -> None:
     routing = RoutingConfig(remote_threshold_tokens=threshold)
     placer = Placer(fleet, board, routing, settings.worker_wait_seconds)
     limits = Limits(settings.max_requests, settings.max_migrations, settings.worker_wait_seconds)
-    core = Core(fleet, models, placer, limits, lambda: process.is_draining)
+    core = Core(fleet, models, placer, limits, lambda: process.is_closed)
     process.on_stop(core.close)
     process.on_drain(core.drained)
+    if settings.share_port:
+        process.share(settings.listen)
     service = GatewayService(core, settings.max_timeout_seconds, settings.max_session_requests)
     process.register([SERVICE_NAME], service.register)
     process.on_drain(service.drain)
@@ -67,8 +69,11 @@ def _add_http(process: Process, settings: Settings, core: Core) -> None:
         cors_origins=settings.cors_origins,
         replies=ReplySettings(settings.tool_parser, settings.reasoning_parser),
     )
-    http = HttpServer(app(core, limits, lambda: process.is_draining), settings.http_listen)
+    door = app(core, limits, lambda: process.is_draining)
+    http = HttpServer(door, settings.http_listen, is_shared=settings.share_port)
     process.add(http)
+    if settings.share_port:
+        process.on_leave(http.leave)
     process.on_drain(http.drain)
 
     async def tell() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -21,6 +22,10 @@ class Settings(ServiceSettings):
     """Address to serve gRPC on, host:port; port 0 picks a free one."""
     http_listen: OptionalAddress = "127.0.0.1:8000"
     """Address of the OpenAI HTTP door; empty: none."""
+    share_port: bool = False
+    """Listen on both addresses beside other gateways of this machine that do so too."""
+    own_listen: OptionalAddress = ""
+    """gRPC address of this gateway alone when it shares; empty: a free port of the same host."""
     model: Path | None = None
     """Folder with the model's tokenizer and chat template; none: as the workers' records say."""
     decode: Addresses = ()
@@ -50,6 +55,29 @@ class Settings(ServiceSettings):
     """Send a comment to a stream that is silent for so long, in seconds; 0: never."""
     cors_origins: Words = ()
     """Origins whose web pages may use the HTTP door, separated by commas; *: any; empty: none."""
+
+    @property
+    def own_address(self) -> str:
+        """Where this gateway listens alone: health is asked there."""
+        if not self.share_port:
+            return self.listen
+        return self.own_listen or f"{self.listen.rpartition(':')[0]}:0"
+
+    @validates_model(mode="after")
+    def _shares_what_can_be_shared(self) -> Self:
+        if not self.share_port:
+            if self.own_listen:
+                raise ValueError("--own-listen is for --share-port; without it use --listen")
+            return self
+        if sys.platform != "linux":
+            raise ValueError("--share-port needs Linux, which spreads connections over processes")
+        for flag, address in (("--listen", self.listen), ("--http-listen", self.http_listen)):
+            if address.startswith("unix:") or address.endswith(":0"):
+                raise ValueError(
+                    f"{flag} is {address!r}: with --share-port it reads host:port, and others "
+                    "must know the port, so it can't be 0"
+                )
+        return self
 
     @validates_model(mode="after")
     def _knows_where_workers_are(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,21 +48,47 @@ def test_all_processes_share_the_started_redis():
 def test_no_port_is_used_twice():
     topology = plan(ClusterOptions(device="cpu", prefill=4, decode=4, gateways=3, kvstores=2))
 
-    places = [
-        place
-        for spec in topology.processes
-        for place in (spec.address, spec.metrics_address, spec.http_address)
-        if place
-    ]
+    gateway = topology.of_kind("gateway")[0]
+    places = [gateway.address, gateway.http_address]
+    places += [spec.probe_address for spec in topology.processes]
+    places += [spec.metrics_address for spec in topology.processes if spec.metrics_address]
     assert len(places) == len(set(places))
 
 
-def test_gateways_follow_each_other_on_given_ports():
-    topology = plan(ClusterOptions(device="cpu", gateways=2, port=9100, http_port=9200))
+@pytest.mark.parametrize("ports", [(9100, 9200), (0, 0)])
+def test_gateways_share_both_ports_and_are_probed_each_on_its_own(ports):
+    topology = plan(ClusterOptions(device="cpu", gateways=2, port=ports[0], http_port=ports[1]))
 
     gateways = topology.of_kind("gateway")
-    assert [spec.address for spec in gateways] == ["127.0.0.1:9100", "127.0.0.1:9101"]
-    assert [spec.http_address for spec in gateways] == ["127.0.0.1:9200", "127.0.0.1:9201"]
+    shared = {(spec.address, flag(spec, "--listen")) for spec in gateways}
+    shared_http = {(spec.http_address, flag(spec, "--http-listen")) for spec in gateways}
+    assert len(shared) == len(shared_http) == 1
+    assert all("--share-port" in spec.command for spec in gateways)
+    assert [spec.probe_address for spec in gateways] == [
+        flag(spec, "--own-listen") for spec in gateways
+    ]
+    assert [flag(spec, "--worker-id") for spec in gateways] == ["gateway-0", "gateway-1"]
+    assert len({spec.metrics_address for spec in gateways}) == 2
+    if all(ports):
+        assert (gateways[0].address, gateways[0].http_address) == (
+            "127.0.0.1:9100",
+            "127.0.0.1:9200",
+        )
+
+
+def test_a_lone_gateway_shares_nothing():
+    topology = plan(ClusterOptions(device="cpu", port=9100))
+
+    (gateway,) = topology.of_kind("gateway")
+    assert "--share-port" not in gateway.command
+    assert gateway.probe_address == gateway.address == "127.0.0.1:9100"
+
+
+def test_several_gateways_are_refused_where_ports_are_not_spread(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+
+    with pytest.raises(CommandError, match="2 gateways would share their ports"):
+        prepare(ClusterOptions(device="cpu", gateways=2))
 
 
 def test_workers_know_all_kvstores():

@@ -20,6 +20,7 @@ from baton.registry.announcer import Announcer
 from baton.registry.embedded import EmbeddedRedis
 from baton.request import FinishReason
 from baton.rpc.serve import Process
+from baton.rpc.settings import load
 from baton.text import load_text
 from baton.v1 import gateway_pb2 as pb
 from baton.v1 import gateway_pb2_grpc as stubs
@@ -227,3 +228,25 @@ async def test_a_folder_that_is_no_model_stops_the_start(tmp_path):
 
         assert code == 1
         assert "tokenizer.json" in gateway.output
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--listen", "127.0.0.1:0"], "--listen is '127.0.0.1:0'"),
+        (["--http-listen", "127.0.0.1:0"], "--http-listen is '127.0.0.1:0'"),
+        (["--listen", "unix:/tmp/gateway"], "--listen is 'unix:/tmp/gateway'"),
+    ],
+)
+def test_a_port_to_share_has_a_number(flags, words, capsys):
+    with pytest.raises(SystemExit):
+        load(Settings, argv=["--redis-url", "redis://127.0.0.1", "--share-port", *flags])
+
+    assert words in capsys.readouterr().err
+
+
+def test_an_own_address_is_for_gateways_that_share(capsys):
+    with pytest.raises(SystemExit):
+        load(Settings, argv=["--decode", "127.0.0.1:1", "--own-listen", "127.0.0.1:2"])
+
+    assert "--own-listen is for --share-port" in capsys.readouterr().err

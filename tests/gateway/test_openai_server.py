@@ -119,6 +119,58 @@ async def test_draining_lets_answers_end(toy_text: ModelText) -> None:
         await asyncio.wait_for(draining, 2)
 
 
+async def test_leaving_serves_the_connections_that_wait_and_takes_no_more(
+    toy_text: ModelText,
+) -> None:
+    async with open_door(FakeGateway(toy_text)) as door:
+        host, port = door.server.address.split(":")
+        # The kernel completes these while the loop stands still: nobody has accepted them.
+        waiting = [socket.create_connection((host, int(port))) for _ in range(3)]
+        waiting[0].sendall(raw_request(BODY))
+
+        await door.server.leave()
+
+        assert not is_listening(door)
+        for number, connection in enumerate(waiting):
+            if number:
+                connection.sendall(raw_request(BODY))
+            connection.settimeout(5)
+            assert (await asyncio.to_thread(connection.recv, 64)).startswith(b"HTTP/1.1 200")
+            connection.close()
+        await asyncio.wait_for(door.server.drain(), 2)
+
+
+async def test_while_leaving_each_answer_is_the_last_of_its_connection(
+    toy_text: ModelText,
+) -> None:
+    is_leaving = False
+    server = HttpServer(app(FakeGateway(toy_text), None, lambda: is_leaving), "127.0.0.1:0")
+    await server.start()
+    async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as http:
+        before = await http.post("/v1/completions", json=BODY)
+        is_leaving = True
+        after = await http.post("/v1/completions", json=BODY)
+    await server.stop()
+
+    assert before.status_code == after.status_code == 200
+    assert "connection" not in before.headers
+    assert after.headers["connection"] == "close"
+
+
+async def test_an_address_is_shared_only_among_those_that_share(toy_text: ModelText) -> None:
+    door = app(FakeGateway(toy_text))
+    first = HttpServer(door, "127.0.0.1:0", is_shared=True)
+    await first.start()
+    second = HttpServer(door, first.address, is_shared=True)
+    await second.start()
+
+    with pytest.raises(OSError, match=f"cannot listen on {first.address}: Address already in use"):
+        await HttpServer(door, first.address).start()
+
+    await first.stop()
+    await second.stop()
+
+
 @pytest.mark.parametrize("is_stream", [True, False])
 async def test_stopping_ends_answers_with_an_error(toy_text: ModelText, is_stream: bool) -> None:
     gateway = FakeGateway(toy_text, gate_at=1)

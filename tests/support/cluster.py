@@ -94,6 +94,10 @@ class Cluster:
         """host:port of its gRPC server."""
         return self._specs[name].address
 
+    def own_address(self, name: str) -> str:
+        """The same of this process alone, where several gateways share an address."""
+        return self._specs[name].probe_address
+
     def http_url(self, name: str = "gateway-0") -> str:
         """Base of a gateway's HTTP door, without /v1."""
         return f"http://{self._specs[name].http_address}"
@@ -226,7 +230,7 @@ KINDS = ("gateway", "prefill", "decode", "kvstore")
 
 
 def _is_ready(spec: ProcessSpec) -> bool:
-    host, _, port = spec.address.rpartition(":")
+    host, _, port = spec.probe_address.rpartition(":")
     try:
         with closing(socket.create_connection((host, int(port)), timeout=1.0)) as link:
             if spec.probe is Probe.REDIS:
@@ -234,7 +238,7 @@ def _is_ready(spec: ProcessSpec) -> bool:
                 return link.recv(16).startswith(b"+PONG")
     except OSError:
         return False
-    with grpc.insecure_channel(spec.address, [("grpc.enable_http_proxy", 0)]) as channel:
+    with grpc.insecure_channel(spec.probe_address, [("grpc.enable_http_proxy", 0)]) as channel:
         try:
             reply = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=2.0

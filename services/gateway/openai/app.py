@@ -47,7 +47,7 @@ def app(
     limits: HttpLimits | None = None,
     is_draining: Callable[[], bool] = lambda: False,
 ) -> Starlette:
-    """The whole door; `is_draining` turns `/health` to 503 before the port closes."""
+    """The whole door; `is_draining` turns `/health` to 503 and ends connections with answers."""
     limits = limits or HttpLimits()
     door = _Door(gateway, limits, is_draining)
     return Starlette(
@@ -63,7 +63,7 @@ def app(
             Route("/health", door.health),
             Route("/metrics", _metrics),
         ],
-        middleware=[*_cors(limits.cors_origins), Middleware(Envelope)],
+        middleware=[*_cors(limits.cors_origins), Middleware(Envelope, is_draining)],
         exception_handlers={
             BatonError: _on_error,
             HTTPException: _on_http_error,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -57,10 +58,14 @@ def short_way(scope: Scope, send: Send) -> Send:
 
 
 class Envelope:
-    """Gives requests their ids and traces, names both in answers, and counts answers."""
+    """Gives requests their ids and traces, names both in answers, and counts answers.
 
-    def __init__(self, app: ASGIApp) -> None:
+    While `is_leaving`, each answer is its connection's last: the client's next one goes elsewhere.
+    """
+
+    def __init__(self, app: ASGIApp, is_leaving: Callable[[], bool] = lambda: False) -> None:
         self._app = app
+        self._is_leaving = is_leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on."""
@@ -88,6 +93,8 @@ class Envelope:
             if message["type"] == "http.response.start":
                 is_begun = True
                 answers.labels(_route(scope["path"]), message["status"]).inc()
+                if self._is_leaving():
+                    own.append((b"connection", b"close"))
                 message["headers"] = [*message.get("headers", ()), *own]
             await send(message)
 

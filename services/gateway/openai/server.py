@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from starlette.applications import Starlette
@@ -22,11 +22,15 @@ _TICK_SECONDS = 0.05
 class HttpServer:
     """Serves an application on `host:port`; port 0 picks a free one.
 
-    Signals are its process's affair. `drain` ends well what runs; `stop` ends the rest with errors.
+    Shared, the address is also open to other processes that share it, and `leave` leaves it to
+    them. Signals are its process's affair. `drain` ends well what runs; `stop` ends the rest with
+    errors.
     """
 
-    def __init__(self, app: Starlette, listen: str) -> None:
+    def __init__(self, app: Starlette, listen: str, *, is_shared: bool = False) -> None:
         self._listen = listen
+        self._is_shared = is_shared
+        self._listener: socket.socket | None = None
         self._server = _Server(
             uvicorn.Config(
                 app,
@@ -47,7 +51,7 @@ class HttpServer:
 
     async def start(self) -> None:
         """Listens. Raises OSError when the address is taken."""
-        listener = _bind(self._listen)
+        self._listener = listener = _bind(self._listen, self._is_shared)
         host = self._listen.rpartition(":")[0]
         self.address = f"{host}:{listener.getsockname()[1]}"
         self._serving = asyncio.create_task(self._server.serve([listener]))
@@ -55,6 +59,15 @@ class HttpServer:
             await asyncio.sleep(0.001)
         if self._serving.done():
             self._serving.result()
+
+    async def leave(self) -> None:
+        """Takes no new connections from now on; those that wait to be accepted are served.
+
+        What the kernel completes between the last look and the closing, microseconds later, is
+        reset, unless net.ipv4.tcp_migrate_req hands it to another process that shares the address.
+        """
+        if self._listener is not None:
+            await self._server.leave(self._listener)
 
     async def drain(self) -> None:
         """Takes no new connections and returns when the last answer is out."""
@@ -92,8 +105,23 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def leave(self, listener: socket.socket) -> None:
+        """Accepts all that wait, then closes the listener; the rest of the server lives on."""
+        loop, accepted = asyncio.get_running_loop(), []
+        with suppress(BlockingIOError):
+            while True:
+                accepted.append(listener.accept()[0])
+        for server in self.servers:
+            server.close()
+        for connection in accepted:
+            connection.setblocking(False)
+            await loop.connect_accepted_socket(self._protocol, connection)
 
-def _bind(listen: str) -> socket.socket:
+    def _protocol(self) -> asyncio.Protocol:
+        return CorkedProtocol(self.config, self.server_state, self.lifespan.state)
+
+
+def _bind(listen: str, is_shared: bool) -> socket.socket:
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -101,6 +129,8 @@ def _bind(listen: str) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, int(port)))
     except OSError as failure:
         listener.close()
