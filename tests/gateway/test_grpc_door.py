@@ -252,6 +252,20 @@ async def test_a_workers_error_keeps_its_name(door):
     assert trailer(failure.value, "baton-reason") == "OVERLOADED"
 
 
+@pytest.mark.parametrize("request_id", ["my-request", ""])
+async def test_the_request_id_is_in_an_errors_trailers(door, request_id):
+    bad = door.generate(request_id=request_id, sampling=greedy(temperature=9))
+    astray = door.generate(request_id=request_id, model="nobody's")
+
+    for call, code in ((bad, "INVALID_ARGUMENT"), (astray, "NOT_FOUND")):
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            [message async for message in call]
+        named = trailer(failure.value, "x-request-id")
+        assert failure.value.code().name == code
+        assert named == dict(await call.initial_metadata())["x-request-id"]
+        assert named == request_id or (not request_id and len(named) == 32)
+
+
 async def test_text_becomes_tokens_and_tokens_become_text(door):
     text = "Hello world 😀"
     tokens = await door.stub.Tokenize(pb.TokenizeRequest(text=text))

@@ -13,10 +13,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from baton.errors import BatonError, UnknownModel
+from baton.errors import AlreadyRunning, BatonError, UnknownModel
 from baton.rpc import metrics
 from services.gateway.openai.answer import Answer
-from services.gateway.openai.calls import Call, Caller, Resolver, slo_of
+from services.gateway.openai.calls import RETRY_HEADER, Call, Caller, Resolver, slo_of
 from services.gateway.openai.envelope import Envelope, request_id_of, traceparent_of
 from services.gateway.openai.errors import error_response, json_response, plain_body
 from services.gateway.openai.openapi import openapi
@@ -174,7 +174,7 @@ def _caller(request: Request) -> Caller:
         request_id=request_id_of(request.scope),
         traceparent=traceparent_of(request.scope),
         tenant=request.headers.get("x-baton-tenant", ""),
-        retry_key=request.headers.get("idempotency-key", ""),
+        retry_key=request.headers.get(RETRY_HEADER, ""),
         slo=slo_of(request.headers),
     )
 
@@ -184,6 +184,10 @@ Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 async def _on_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, BatonError)
+    if isinstance(error, AlreadyRunning):
+        # Here it is this header, and not the request's id, that allows a retry.
+        message = error.message.replace(error.field, RETRY_HEADER, 1)
+        error = AlreadyRunning(message, field=RETRY_HEADER)
     return error_response(error)
 
 

@@ -29,12 +29,13 @@ COMPLETION_MAX_TOKENS = 16
 """OpenAI's default for `/v1/completions`; chat answers are as long as the context allows."""
 
 MAX_ID_DIGITS = 10
+RETRY_HEADER = "Idempotency-Key"
 
 _NAMES = {
     "logprobs_count": "logprobs",
     "prompt": "prompt",
     "request_id": "x-request-id",
-    "retry_key": "Idempotency-Key",
+    "retry_key": RETRY_HEADER,
     "sample_count": "n",
     "slo.expected_output_count": "x-baton-expected-output-tokens",
     "slo.target_itl_ms": "x-baton-target-itl-ms",
