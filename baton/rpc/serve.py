@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import sys
@@ -301,6 +302,7 @@ def launch(
 ) -> int:
     """A service's main: settings, logs, traces, `build(process, settings)`, run; the exit code."""
     settings = load(settings_type)
+    _allow_connections()
 
     async def live() -> None:
         process = Process(service, settings)
@@ -321,6 +323,12 @@ def launch(
     finally:
         telemetry.shutdown()
     return 0
+
+
+def _allow_connections() -> None:
+    """As many as the system lets a process have; the usual limit of 1,024 is soft."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

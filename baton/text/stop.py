@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 
 @dataclass(slots=True)
@@ -28,7 +29,7 @@ class StopStrings:
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
-        self._root = _automaton(stops)
+        self._root = _automaton(tuple(stops))
         self._state = self._root
         self._held = ""
 
@@ -74,7 +75,9 @@ def _advance(root: _State, state: _State, character: str) -> _State:
     return state.next.get(character, root)
 
 
-def _automaton(stops: Iterable[str]) -> _State:
+# The samples of a request share one; nobody changes it once it is made.
+@lru_cache(maxsize=32)
+def _automaton(stops: tuple[str, ...]) -> _State:
     root = _State(depth=0)
     for stop in stops:
         node = root

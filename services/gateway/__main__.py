@@ -70,7 +70,12 @@ def _add_http(process: Process, settings: Settings, core: Core) -> None:
         replies=ReplySettings(settings.tool_parser, settings.reasoning_parser),
     )
     door = app(core, limits, lambda: process.is_draining)
-    http = HttpServer(door, settings.http_listen, is_shared=settings.share_port)
+    http = HttpServer(
+        door,
+        settings.http_listen,
+        receive_s=settings.http_receive_seconds,
+        is_shared=settings.share_port,
+    )
     process.add(http)
     if settings.share_port:
         process.on_leave(http.leave)

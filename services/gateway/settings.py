@@ -53,6 +53,8 @@ class Settings(ServiceSettings):
     """How the model marks its reasoning; auto: as its chat template and tokens show."""
     sse_keepalive_seconds: Annotated[float, Field(ge=0)] = 15.0
     """Send a comment to a stream that is silent for so long, in seconds; 0: never."""
+    http_receive_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Drop HTTP requests that have not arrived whole within so many seconds."""
     cors_origins: Words = ()
     """Origins whose web pages may use the HTTP door, separated by commas; *: any; empty: none."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +19,8 @@ from services.gateway.types import NO_HINTS, Gateway, GenerateCommand, SloHints
 
 MAX_SAMPLES = 128
 MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_LEN = 256
+MAX_STOP_TOKENS = 1024
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_REQUEST_ID_LEN = 128
@@ -27,6 +31,8 @@ MAX_TARGET_TTFT_MS = 3_600_000
 MAX_TARGET_ITL_MS = 60_000
 MAX_EXPECTED_OUTPUT = 1_000_000
 MAX_SEED = 2**64 - 1
+QUICK_MESSAGES = 256
+"""More are rendered in a thread."""
 
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
@@ -215,6 +221,14 @@ def _check_sampling(fields: GenerateFields, refusal: _Refusal) -> None:
     refusal.if_longer("stop_strings", len(fields.stop_strings), MAX_STOP_STRINGS, "strings")
     if "" in fields.stop_strings:
         raise refusal.of("stop_strings", "holds an empty string, which would end every answer")
+    for stop in fields.stop_strings:
+        if len(stop) > MAX_STOP_STRING_LEN:
+            raise refusal.of(
+                "stop_strings",
+                f"holds a string of {len(stop):,} characters; at most {MAX_STOP_STRING_LEN} are "
+                "allowed",
+            )
+    refusal.if_longer("stop_token_ids", len(fields.stop_token_ids), MAX_STOP_TOKENS, "ids")
     refusal.if_longer("logit_bias", len(fields.logit_bias), MAX_LOGIT_BIAS, "entries")
     for token_id, bias in fields.logit_bias.items():
         if not -100 <= bias <= 100:
@@ -236,9 +250,7 @@ async def _prompt(
         if not fields.messages:
             raise refusal.of("messages", "is empty; at least one message is needed")
         _check_template_arguments(fields, text, refusal)
-        prompt = text.render_chat(
-            fields.messages, tools=fields.tools, arguments=fields.template_arguments
-        )
+        prompt = await _rendered(text, fields, fields.messages)
         token_ids = await gateway.encode(text, prompt, add_special_tokens=False)
     else:
         if not fields.text:
@@ -248,6 +260,16 @@ async def _prompt(
         name = "messages" if fields.messages is not None else "text"
         raise refusal.of(name, "yields no tokens; at least one token is needed")
     return token_ids, int((time.perf_counter() - started) * 1e6)
+
+
+async def _rendered(
+    text: ModelText, fields: GenerateFields, messages: Sequence[Mapping[str, Any]]
+) -> str:
+    render = partial(
+        text.render_chat, messages, tools=fields.tools, arguments=fields.template_arguments
+    )
+    # What rendering takes depends on how many messages there are, not on how long they are.
+    return await asyncio.to_thread(render) if len(messages) > QUICK_MESSAGES else render()
 
 
 def _check_template_arguments(fields: GenerateFields, text: ModelText, refusal: _Refusal) -> None:

@@ -50,7 +50,7 @@ def app(
     """The whole door; `is_draining` turns `/health` to 503 and ends connections with answers."""
     limits = limits or HttpLimits()
     door = _Door(gateway, limits, is_draining)
-    return Starlette(
+    http = Starlette(
         routes=[
             Route("/v1/chat/completions", door.chat, methods=["POST"]),
             Route("/v1/completions", door.completion, methods=["POST"]),
@@ -70,6 +70,9 @@ def app(
             ClientDisconnect: _on_gone,
         },
     )
+    # A redirection would be made of the Host header, and POST clients do not follow it.
+    http.router.redirect_slashes = False
+    return http
 
 
 def _cors(origins: tuple[str, ...]) -> list[Middleware]:

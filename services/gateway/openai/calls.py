@@ -23,7 +23,7 @@ from services.gateway.openai.response_bodies import ResponsesBody
 from services.gateway.openai.tools import NO_TOOLS, ToolUse, tool_use
 from services.gateway.openai.unsupported import refuse_unsupported
 from services.gateway.types import NO_HINTS, Gateway, GenerateCommand, SloHints
-from services.gateway.validation import MAX_SAMPLES, GenerateFields, resolve
+from services.gateway.validation import MAX_LOGIT_BIAS, MAX_SAMPLES, GenerateFields, resolve
 
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default for `/v1/completions`; chat answers are as long as the context allows."""
@@ -106,7 +106,7 @@ class Resolver:
 
     async def chat(self, content: bytes, caller: Caller) -> Call:
         """`/v1/chat/completions`."""
-        body = parsed(ChatBody, content)
+        body = await parsed(ChatBody, content)
         _check(body)
         named = guide_of(body.model_extra or {})
         if body.top_logprobs is not None and not body.logprobs:
@@ -144,7 +144,7 @@ class Resolver:
 
     async def response(self, content: bytes, caller: Caller) -> tuple[ResponsesBody, Call]:
         """`/v1/responses`."""
-        body = parsed(ResponsesBody, content)
+        body = await parsed(ResponsesBody, content)
         _check(body)
         body.refuse_unsupported()
         fields = replace(
@@ -159,7 +159,7 @@ class Resolver:
 
     async def completion(self, content: bytes, caller: Caller) -> Call:
         """`/v1/completions`."""
-        body = parsed(CompletionBody, content)
+        body = await parsed(CompletionBody, content)
         _check(body)
         _check_completion(body)
         named = guide_of(body.model_extra or {})
@@ -301,6 +301,11 @@ def _unsigned(seed: int | None) -> int | None:
 
 
 def _logit_bias(entries: Mapping[str, Any]) -> dict[int, float]:
+    if len(entries) > MAX_LOGIT_BIAS:
+        raise InvalidRequest(
+            f"logit_bias has {len(entries):,} entries; at most {MAX_LOGIT_BIAS:,} are allowed.",
+            field="logit_bias",
+        )
     bias = {}
     for key, value in entries.items():
         if not key.isascii() or not key.isdecimal() or len(key) > MAX_ID_DIGITS:

@@ -6,17 +6,19 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import uvicorn
 from starlette.applications import Starlette
 
-from services.gateway.openai.cork import CorkedProtocol
+from services.gateway.openai.connection import IDLE_SECONDS, RECEIVE_SECONDS, Connection
 
 BACKLOG = 2048
 STOP_SECONDS = 3.0
 """How long clients may take to read the last they get when the server stops."""
 
 _TICK_SECONDS = 0.05
+_TICKS_PER_CHECK = 5
 
 
 class HttpServer:
@@ -27,14 +29,22 @@ class HttpServer:
     errors.
     """
 
-    def __init__(self, app: Starlette, listen: str, *, is_shared: bool = False) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        listen: str,
+        *,
+        receive_s: float = RECEIVE_SECONDS,
+        is_shared: bool = False,
+    ) -> None:
         self._listen = listen
         self._is_shared = is_shared
         self._listener: socket.socket | None = None
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http=CorkedProtocol,
+                http=partial(Connection, receive_s=receive_s),  # type: ignore[arg-type]
+                timeout_keep_alive=IDLE_SECONDS,
                 # Nobody here asks who the client is, so proxies' headers about it are not read.
                 proxy_headers=False,
                 ws="none",
@@ -99,11 +109,20 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals alone."""
+    """Leaves signals alone, and looks after slow connections."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called every tenth of a second."""
+        if counter % _TICKS_PER_CHECK == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.check(now)
+        return await super().on_tick(counter)
 
     async def leave(self, listener: socket.socket) -> None:
         """Accepts all that wait, then closes the listener; the rest of the server lives on."""
@@ -118,7 +137,9 @@ class _Server(uvicorn.Server):
             await loop.connect_accepted_socket(self._protocol, connection)
 
     def _protocol(self) -> asyncio.Protocol:
-        return CorkedProtocol(self.config, self.server_state, self.lifespan.state)
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            self.config, self.server_state, self.lifespan.state
+        )
 
 
 def _bind(listen: str, is_shared: bool) -> socket.socket:

@@ -50,7 +50,7 @@ class DetokenizeBody(BaseModel):
 
 async def tokenize(gateway: Gateway, content: bytes) -> dict[str, Any]:
     """The answer's body."""
-    body = parsed(TokenizeBody, content)
+    body = await parsed(TokenizeBody, content)
     info, text = await gateway.text(body.model or "")
     prompt = _rendered(body, text) if body.prompt is None else body.prompt
     adds_special = body.add_special_tokens
@@ -67,10 +67,14 @@ async def tokenize(gateway: Gateway, content: bytes) -> dict[str, Any]:
 
 async def detokenize(gateway: Gateway, content: bytes) -> dict[str, Any]:
     """The answer's body. Special tokens are written out."""
-    body = parsed(DetokenizeBody, content)
+    body = await parsed(DetokenizeBody, content)
     _, text = await gateway.text(body.model or "")
-    check_token_ids(text, body.tokens, names={"token_ids": "tokens"})
-    return {"prompt": await asyncio.to_thread(text.decode, TokenIds.of(body.tokens), False)}
+    return {"prompt": await asyncio.to_thread(_decoded, text, body.tokens)}
+
+
+def _decoded(text: ModelText, tokens: list[int]) -> str:
+    check_token_ids(text, tokens, names={"token_ids": "tokens"})
+    return text.decode(TokenIds.of(tokens), False)
 
 
 def _rendered(body: TokenizeBody, text: ModelText) -> str:
