@@ -9,7 +9,7 @@ import pytest
 
 from baton import guides
 from baton.errors import InvalidRequest
-from services.gateway.openai.guided import guide_of
+from services.gateway.openai.guided import guide_of, response_guide_of
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 FORM = {"type": "json_schema", "json_schema": {"name": "it", "schema": SCHEMA, "strict": True}}
@@ -87,5 +87,46 @@ def test_what_asks_for_nothing_is_no_guide(extra: dict[str, Any]) -> None:
 def test_what_makes_no_sense_is_refused_by_name(extra: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         guide_of(extra)
+
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "guide"),
+    [
+        ({"format": {"type": "json_object"}}, "text.format", guides.ANY_OBJECT),
+        (
+            {"format": {"type": "json_schema", "name": "it", "schema": SCHEMA}},
+            "text.format.schema",
+            guides.of_schema(SCHEMA),
+        ),
+    ],
+)
+def test_responses_say_it_in_their_text(text: dict[str, Any], field: str, guide: object) -> None:
+    named = response_guide_of({"text": text})
+
+    assert named is not None
+    assert (named.field, named.guide) == (field, guide)
+
+
+@pytest.mark.parametrize("text", [{}, {"format": None}, {"format": {"type": "text"}}])
+def test_responses_of_plain_text_have_no_guide(text: dict[str, Any]) -> None:
+    assert response_guide_of({"text": {**text, "verbosity": "medium"}}) is None
+
+
+@pytest.mark.parametrize(
+    ("extra", "field"),
+    [
+        ({"text": "json"}, "text"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity"),
+        ({"text": {"format": 3}}, "text.format"),
+        ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
+        ({"text": {"format": {"type": "json_schema", "json_schema": {}}}}, "text.format.schema"),
+        ({"text": {"format": {"type": "json_object"}}, "guided_regex": "a"}, "guided_regex"),
+    ],
+)
+def test_a_text_that_makes_no_sense_is_refused_by_name(extra: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        response_guide_of(extra)
 
     assert refused.value.field == field

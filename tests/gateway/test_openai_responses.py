@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 import pytest_asyncio
+from pydantic import BaseModel
 
 from baton.errors import WorkerLost
 from baton.text import load_text
@@ -110,6 +111,45 @@ async def test_calls_and_their_results_go_on(door: Door) -> None:
     assert door.gateway.commands[-1].sampling.guide is not None
 
 
+class City(BaseModel):
+    """What the client wants to be told."""
+
+    name: str
+    age: int
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_the_official_client_reads_what_it_gave_a_schema_for(
+    door: Door, is_stream: bool
+) -> None:
+    door.gateway.answer = lambda *_: '{"name": "Köln", "age": 2000}'
+    asked: dict[str, Any] = {"model": "toy", "input": "hello", "text_format": City}
+
+    if is_stream:
+        async with door.client.responses.stream(**asked) as stream:
+            response = await stream.get_final_response()
+    else:
+        response = await door.client.responses.parse(**asked)
+
+    assert response.output_parsed == City(name="Köln", age=2000)
+    assert response.text is not None
+    assert response.text.format is not None
+    assert response.text.format.type == "json_schema"
+    guide = door.gateway.commands[0].sampling.guide
+    assert guide is not None
+    assert '"age"' in guide.source
+
+
+async def test_a_schema_that_cannot_be_used_is_refused_by_name(door: Door) -> None:
+    form: Any = {"type": "json_schema", "name": "it", "schema": {"type": "bad"}}
+
+    with pytest.raises(openai.BadRequestError) as raised:
+        await door.client.responses.create(model="toy", input="x", text={"format": form})
+
+    assert raised.value.param == "text.format.schema"
+    assert raised.value.message.count("text.format.schema") == 1
+
+
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_an_answer_that_is_cut_off_says_so(door: Door, is_stream: bool) -> None:
     options: dict[str, Any] = {"model": "toy", "input": "hello", "max_output_tokens": 2}
@@ -148,7 +188,9 @@ async def test_an_error_in_mid_stream_is_the_last_event(door: Door) -> None:
         ("conversation", "c"),
         ("truncation", "auto"),
         ("include", ["reasoning.encrypted_content"]),
-        ("text", {"format": {"type": "json_object"}}),
+        ("text", {"format": {"type": "yaml"}}),
+        ("text", {"verbosity": "high"}),
+        ("response_format", {"type": "json_object"}),
         ("max_tokens", 5),
         ("max_output_tokens", 0),
         ("n", 2),

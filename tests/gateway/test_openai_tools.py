@@ -148,6 +148,45 @@ async def test_a_required_call_is_enforced_by_a_guide(door: Door, choice: Any) -
     assert ("weather" in guide.source) is (choice == "required")
 
 
+SCHEMA_FORM = {"type": "json_schema", "json_schema": {"name": "it", "schema": {}}}
+TEXT_FORM = {"format": {"type": "json_schema", "name": "it", "schema": {}}}
+
+
+@pytest.mark.parametrize(
+    ("path", "extra", "field"),
+    [
+        ("chat/completions", {"response_format": {"type": "json_object"}}, "response_format"),
+        (
+            "chat/completions",
+            {"response_format": SCHEMA_FORM},
+            "response_format.json_schema.schema",
+        ),
+        ("chat/completions", {"guided_regex": "a"}, "guided_regex"),
+        ("chat/completions", {"structured_outputs": {"json": {}}}, "structured_outputs.json"),
+        ("responses", {"text": TEXT_FORM}, "text.format.schema"),
+        ("responses", {"guided_choice": ["a"]}, "guided_choice"),
+    ],
+)
+@pytest.mark.parametrize("is_named", [False, True])
+async def test_a_forced_call_and_a_guide_are_refused_by_the_field_that_was_used(
+    door: Door, path: str, extra: dict[str, Any], field: str, is_named: bool
+) -> None:
+    named: dict[str, Any] = {"type": "function", "function": {"name": "time"}}
+    tools, asked = TOOLS, {"messages": ASK}
+    if path == "responses":
+        named = {"type": "function", "name": "time"}
+        tools, asked = [{"type": "function", **tool["function"]} for tool in TOOLS], {"input": "x"}
+    choice = {"tools": tools, "tool_choice": named if is_named else "required"}
+
+    refused = await door.http.post(f"/v1/{path}", json={**asked, **choice, **extra})
+    free = await door.http.post(f"/v1/{path}", json={**asked, "tools": tools, **extra})
+
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == field
+    assert refused.json()["error"]["message"].startswith(f"{field} cannot be met")
+    assert free.status_code == 200
+
+
 async def test_tools_that_must_not_be_called_are_not_shown(door: Door) -> None:
     door.gateway.answer = lambda *_: CALL
 

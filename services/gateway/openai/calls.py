@@ -9,7 +9,7 @@ from typing import Any
 from baton.errors import InvalidRequest
 from baton.text import ModelText
 from services.gateway.openai.bodies import ChatBody, CompletionBody, GenerateBody, Prompt
-from services.gateway.openai.guided import NamedGuide, guide_of
+from services.gateway.openai.guided import NamedGuide, guide_of, response_guide_of
 from services.gateway.openai.reading import parsed
 from services.gateway.openai.replies import (
     AUTO,
@@ -132,7 +132,7 @@ class Resolver:
     ) -> Call:
         """A call for one reply of the assistant, which may be parsed."""
         if use.tools:
-            fields = await self._with_tools(fields, use)
+            fields = await self._with_tools(fields, names, use)
         command = await self._resolve(fields, names)
         _, text = await self.gateway.text(command.model)
         dialect = self.replies.dialect(text)
@@ -147,15 +147,16 @@ class Resolver:
         body = await parsed(ResponsesBody, content)
         _check(body)
         body.refuse_unsupported()
+        named = response_guide_of(body.model_extra or {})
         fields = replace(
             _fields(body, caller),
             max_tokens=_max_tokens("max_output_tokens", body.max_output_tokens),
             messages=body.messages(),
         )
-        names = {**_NAMES, "max_tokens": "max_output_tokens", "messages": "input"}
+        names = {**_names(named), "max_tokens": "max_output_tokens", "messages": "input"}
         tools = [tool.as_chat_tool() for tool in body.tools or ()]
         use = tool_use(tools, body.chat_choice, body.parallel_tool_calls)
-        return body, await self.reply(body, fields, names, use)
+        return body, await self.reply(body, _guided(fields, named), names, use)
 
     async def completion(self, content: bytes, caller: Caller) -> Call:
         """`/v1/completions`."""
@@ -170,7 +171,9 @@ class Resolver:
         _, text = await self.gateway.text(commands[0].model)
         return _call(body, tuple(commands), text, body.prompt if body.echo else ())
 
-    async def _with_tools(self, fields: GenerateFields, use: ToolUse) -> GenerateFields:
+    async def _with_tools(
+        self, fields: GenerateFields, names: Mapping[str, str], use: ToolUse
+    ) -> GenerateFields:
         info, text = await self.gateway.text(fields.model)
         dialect = self.replies.dialect(text)
         check_tools(dialect, use, info.name)
@@ -179,8 +182,9 @@ class Resolver:
             return fields
         if fields.guide is not None:
             raise InvalidRequest(
-                "response_format cannot be met by a reply that must call a tool.",
-                field="response_format",
+                f"{names['guide']} cannot be met by a reply that must call a tool, as tool_choice "
+                "wants it.",
+                field=names["guide"],
             )
         prompt = text.render_chat(
             fields.messages or (), tools=use.shown, arguments=fields.template_arguments

@@ -22,9 +22,18 @@ class NamedGuide:
 
 def guide_of(extra: Mapping[str, Any]) -> NamedGuide | None:
     """The guide that a body's fields ask for. Raises `InvalidRequest`."""
+    return _one_guide(extra, {"response_format": _response_format, **_OTHERS})
+
+
+def response_guide_of(extra: Mapping[str, Any]) -> NamedGuide | None:
+    """The same for `/v1/responses`, where `text` says it."""
+    return _one_guide(extra, {"text": _text, **_OTHERS})
+
+
+def _one_guide(extra: Mapping[str, Any], fields: Mapping[str, _Read]) -> NamedGuide | None:
     found = [
         named
-        for field, read in _FIELDS.items()
+        for field, read in fields.items()
         if extra.get(field) is not None
         for named in read(field, extra[field])
     ]
@@ -35,30 +44,44 @@ def guide_of(extra: Mapping[str, Any]) -> NamedGuide | None:
 
 
 def _response_format(field: str, value: object) -> list[NamedGuide]:
-    if not isinstance(value, dict):
-        raise _refusal(field, value, "an object")
-    match value.get("type"):
+    form = _object(field, value)
+    if form.get("type") == "json_schema":
+        return _json_schema(f"{field}.json_schema", form.get("json_schema"))
+    return _plain_format(field, form)
+
+
+def _text(field: str, value: object) -> list[NamedGuide]:
+    """`format` has the schema's members beside its type."""
+    text = _object(field, value)
+    if text.get("verbosity") not in (None, "medium"):
+        raise _refusal(f"{field}.verbosity", text["verbosity"], "medium; no other is supported")
+    if text.get("format") is None:
+        return []
+    field = f"{field}.format"
+    form = _object(field, text["format"])
+    if form.get("type") == "json_schema":
+        return _json_schema(field, form)
+    return _plain_format(field, form)
+
+
+def _plain_format(field: str, form: Mapping[str, Any]) -> list[NamedGuide]:
+    match form.get("type"):
         case "text":
             return []
         case "json_object":
             return [NamedGuide(field, guides.ANY_OBJECT)]
-        case "json_schema":
-            return _json_schema(f"{field}.json_schema", value.get("json_schema"))
-    raise _refusal(f"{field}.type", value.get("type"), "text, json_object or json_schema")
+    raise _refusal(f"{field}.type", form.get("type"), "text, json_object or json_schema")
 
 
 def _json_schema(field: str, value: object) -> list[NamedGuide]:
     """`name`, `description` and `strict` change nothing: every schema is kept to the letter."""
-    if not isinstance(value, dict):
-        raise _refusal(field, value, "an object")
-    return _json(f"{field}.schema", value.get("schema"))
+    return _json(f"{field}.schema", _object(field, value).get("schema"))
 
 
 def _structured_outputs(field: str, value: object) -> list[NamedGuide]:
-    if not isinstance(value, dict):
-        raise _refusal(field, value, "an object")
+    parts = _object(field, value)
     # Neutral are null and, for `json_object`, false; what else is there must be understood.
-    given = {name: part for name, part in value.items() if part is not None and part is not False}
+    given = {name: part for name, part in parts.items() if part is not None and part is not False}
     unknown = sorted(given.keys() - _KINDS.keys())
     if unknown:
         name = unknown[0]
@@ -102,6 +125,12 @@ def _grammar(field: str, value: object) -> list[NamedGuide]:
     raise _refusal(field, value, "a grammar in Lark's form")
 
 
+def _object(field: str, value: object) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise _refusal(field, value, "an object")
+
+
 def _refusal(field: str, value: object, wanted: str) -> InvalidRequest:
     return InvalidRequest(f"{field} is {shown(value)}; it should be {wanted}.", field=field)
 
@@ -115,8 +144,8 @@ _KINDS: Mapping[str, _Read] = {
     "choice": _choice,
     "grammar": _grammar,
 }
-_FIELDS: Mapping[str, _Read] = {
-    "response_format": _response_format,
+# Not OpenAI's.
+_OTHERS: Mapping[str, _Read] = {
     "guided_json": _json,
     "guided_regex": _regex,
     "guided_choice": _choice,

@@ -22,8 +22,8 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "previous_response_id": (),
     "prompt": (),
     "reasoning": ({},),
+    "response_format": ({"type": "text"},),
     "store": (False,),
-    "text": ({}, {"format": {"type": "text"}}),
     "top_logprobs": (0,),
     "truncation": ("disabled",),
 }
@@ -72,6 +72,12 @@ class ResponsesBody(GenerateBody):
             )
         if self.n not in (None, 1):
             raise InvalidRequest(f"n is {self.n}; a response has one answer.", field="n")
+
+    @property
+    def text_format(self) -> dict[str, Any]:
+        """What the text must look like, as it was asked for."""
+        form: dict[str, Any] | None = ((self.model_extra or {}).get("text") or {}).get("format")
+        return form or {"type": "text"}
 
     @property
     def chat_choice(self) -> Any:

@@ -33,7 +33,7 @@ class ResponseWriter:
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": None,
             "temperature": sampling.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": body.text_format},
             "tool_choice": body.tool_choice or "auto",
             "tools": [
                 {**tool.model_dump(), "strict": bool(tool.strict)} for tool in body.tools or ()
