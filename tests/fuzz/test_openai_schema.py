@@ -24,6 +24,12 @@ pytestmark = pytest.mark.cluster
 USUAL_EXAMPLES = 10
 EXAMPLES = int(os.environ.get("BATON_FUZZ_SCHEMA_EXAMPLES", USUAL_EXAMPLES))
 
+RIGHT = {
+    "/v1/completions": {"prompt": "hello", "max_tokens": 4},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4},
+    "/v1/responses": {"input": "hello", "max_output_tokens": 4},
+}
+
 load_all_checks()
 TRUTHS = CHECKS.get_by_names(
     [
@@ -42,18 +48,39 @@ def test_the_description_is_served(url: str) -> None:
         assert json.load(answer) == openapi()
 
 
-@schema.parametrize()
-@settings(
+fuzzed = settings(
     max_examples=EXAMPLES,
     deadline=None,
     derandomize=EXAMPLES <= USUAL_EXAMPLES,
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-@pytest.mark.timeout(0 if EXAMPLES > USUAL_EXAMPLES else 120)
+unhurried = pytest.mark.timeout(0 if EXAMPLES > USUAL_EXAMPLES else 120)
+
+
+@unhurried
+@schema.parametrize()
+@fuzzed
 def test_every_answer_is_one_that_the_description_lists(
     case: schemathesis.Case, victim: Cluster
 ) -> None:
+    check_answer(case, victim)
+
+
+@unhurried
+@schema.include(path=list(RIGHT)).parametrize()
+@fuzzed
+def test_every_stream_is_one_that_the_description_lists(
+    case: schemathesis.Case, victim: Cluster
+) -> None:
+    # What is needed is right, so that many get as far as a stream; all else is as it comes.
+    body = case.body if isinstance(case.body, dict) else {}
+    case.body = {**body, **RIGHT[case.path], "stream": True}
+
+    check_answer(case, victim)
+
+
+def check_answer(case: schemathesis.Case, victim: Cluster) -> None:
     response = case.call_and_validate(base_url=victim.http_url(), checks=TRUTHS, timeout=20)
 
     assert all(victim.is_running(name) for name in victim.names)

@@ -45,6 +45,13 @@ _ERROR_SCHEMA = {
     },
 }
 
+_EVENT_SCHEMA = {
+    "type": "object",
+    "description": "One event of the stream; data is JSON, or [DONE].",
+    "required": ["data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}
+
 
 def openapi() -> dict[str, Any]:
     """The whole description."""
@@ -86,7 +93,7 @@ def openapi() -> dict[str, Any]:
 
 def _generating(body: type[BaseModel], kind: str) -> dict[str, Any]:
     whole = _answer(("id", "object"), {"object": {"const": kind}})
-    whole["content"][_STREAM] = {"schema": {"type": "string"}}
+    whole["content"][_STREAM] = {"schema": _EVENT_SCHEMA}
     return _posting(body, whole)
 
 
