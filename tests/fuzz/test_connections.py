@@ -39,7 +39,7 @@ ROUTES = [
 ]
 
 
-def ends_free(victim: Cluster, seconds: float = 1.0) -> None:
+def ends_free(victim: Cluster, seconds: float = 2.0) -> None:
     """Holds that every block of the decode worker comes free in time."""
     asyncio.run(until_free(victim.address("decode-0"), seconds))
 
@@ -68,7 +68,7 @@ def test_a_client_that_reads_a_byte_at_a_time_holds_up_nobody(victim: Cluster, u
             assert slow.read()
             began = time.monotonic()
             assert other.send(request(body=SHORT)).reply().status == 200
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 5
         # Its tokens don't wait in the worker, and merge in the gateway.
         ends_free(victim, 30)
         assert memory(victim) - before < 48 * MB

@@ -13,6 +13,7 @@ import pytest
 
 from baton.text import ModelText
 from services.gateway.openai import HttpServer, app
+from services.gateway.openai.app import HttpLimits
 from tests.support.fake_decode import eventually
 from tests.support.fake_gateway import ANSWER, FakeGateway
 from tests.support.openai_door import Door, open_door, sse_events
@@ -296,3 +297,25 @@ async def test_a_request_without_an_id_is_given_one(toy_text: ModelText) -> None
     assert response.json()["id"] == f"cmpl-{response.headers['x-request-id']}"
     assert response.json()["choices"][0]["text"] == ANSWER
     assert missing.headers["x-request-id"]
+
+
+async def test_a_client_that_reads_nothing_is_dropped_when_its_time_is_over(
+    toy_text: ModelText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.openai.answer.READING_SECONDS", 0.2)
+    monkeypatch.setattr("services.gateway.openai.connection.LINGER_SECONDS", 0.2)
+    gateway = FakeGateway(toy_text, answer=lambda *_: "far too much " * 3000)
+    async with open_door(gateway, HttpLimits(max_timeout_s=0.2)) as door:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            host, port = door.server.address.split(":")
+            await loop.sock_connect(client, (host, int(port)))
+            body = {"prompt": ["a"] * 128, "max_tokens": 250, "stream": True}
+            await loop.sock_sendall(client, raw_request(body))
+            await eventually(lambda: gateway.num_running > 0)
+
+            await eventually(lambda: gateway.num_running == 0)
+            assert gateway.num_cancelled > 0
+            await eventually(lambda: not door.server._server.server_state.connections)
