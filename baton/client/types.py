@@ -135,10 +135,10 @@ class Final:
     route_us: int
     seed: int
     trace_id: str
-    mean_itl_us: int
+    mean_itl_us: int = 0
     """Between two tokens of one sample; 0: no sample has two."""
-    ttft_met: bool | None
-    itl_met: bool | None
+    ttft_met: bool | None = None
+    itl_met: bool | None = None
     """Whether targets were met; None: there was none, or nothing to measure."""
 
 
