@@ -17,7 +17,7 @@ HEADER = """\
 # Constraints for Python 3.11 to 3.13, made by `make lock`; do not edit.
 # torch, and the CUDA packages that come with it, are left to the machine.
 """
-_OF_TORCH = re.compile(r"^(torch|triton|cuda-|nvidia-(?!ml-py))")
+_OF_TORCH = re.compile(r"^(torch|triton(?!client)|cuda-|nvidia-(?!ml-py))")
 
 
 def main() -> int:

@@ -138,7 +138,7 @@ def test_interpreter_in_range_is_found():
 def test_lock_leaves_torch_to_the_machine():
     names = {line.partition("==")[0] for line in LOCK.splitlines() if "==" in line}
 
-    assert {name for name in names if re.match("torch|triton|nvidia|cuda", name)} == {
+    assert {name for name in names if re.match("torch|triton(?!client)|nvidia|cuda", name)} == {
         "nvidia-ml-py"
     }
 
