@@ -19,8 +19,8 @@ from tests.support.raw_http import RawClient, assert_openai_error, request
 pytestmark = pytest.mark.cluster
 
 SHORT = {"prompt": "hello", "max_tokens": 4}
-LONG = {"prompt": "hello", "max_tokens": 1000, "n": 64}
-"""Takes a few seconds, and is more than the buffers of a connection hold."""
+LONG = {"prompt": "hello", "max_tokens": 1000, "n": 128}
+"""Takes two seconds or more, and is more than the buffers of a connection hold."""
 HEALTH = request("GET", "/health")
 CHUNKED = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 HUGE_BYTES = 100 << 20
@@ -39,7 +39,7 @@ ROUTES = [
 ]
 
 
-def ends_free(victim: Cluster, seconds: float = 2.0) -> None:
+def ends_free(victim: Cluster, seconds: float = 1.0) -> None:
     """Holds that every block of the decode worker comes free in time."""
     asyncio.run(until_free(victim.address("decode-0"), seconds))
 
