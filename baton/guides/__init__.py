@@ -9,12 +9,14 @@ from baton.guides.build import ANY_OBJECT, of_choices, of_grammar, of_regex, of_
 from baton.guides.checks import GuideChecks
 from baton.guides.compiler import GuideCompiler
 from baton.guides.matchers import GuideMatchers
+from baton.guides.rules import answer_rules
 
 __all__ = [
     "ANY_OBJECT",
     "GuideChecks",
     "GuideCompiler",
     "GuideMatchers",
+    "answer_rules",
     "of_choices",
     "of_grammar",
     "of_regex",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from baton.guides.rules import JSON_SPACE
 from baton.request import Guide, GuideKind
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 MAX_LEXER_STATES = 50_000
 """Of one matcher; a state is 1 to 2 kB."""
 MAX_GRAMMAR_SIZE = 100_000
-MAX_SPACE_LEN = 16
-"""Between two tokens of JSON: weak models would else go on with line breaks for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +95,9 @@ def _grammar(guide: Guide) -> str:
 
     match guide.kind:
         case GuideKind.JSON_SCHEMA:
-            space = rf"[\x20\x0A\x0D\x09]{{1,{MAX_SPACE_LEN}}}"
             # Only schemas that are objects take options; `true` is one too.
             is_object = guide.source.lstrip().startswith("{")
-            options: JsonCompileOptions | None = {"whitespace_pattern": space}
+            options: JsonCompileOptions | None = {"whitespace_pattern": JSON_SPACE}
             return LLMatcher.grammar_from_json_schema(guide.source, options if is_object else None)
         case GuideKind.REGEX:
             return LLMatcher.grammar_from_regex(guide.source)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from baton.text import hermes, thinking
+from baton.text import hermes
 from baton.text.dialect import ToolFormat
+from baton.text.thought_grammar import tag, thought_rules
 
 # As Python and the models' training data write JSON.
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -31,18 +32,11 @@ def call_grammar(
     rules: CallRules,
     is_token: Callable[[str], bool],
 ) -> str:
-    """Tools are names with the schemas of their arguments; None: there are none.
-
-    The guide takes tags that are tokens of their own only under their names, others only as text.
-    """
-
-    def tag(text: str) -> str:
-        return text if is_token(text) else json.dumps(text)
-
+    """Tools are names with the schemas of their arguments; None: there are none."""
     is_hermes = rules.tool_format is ToolFormat.HERMES
     key, separator = ("arguments", r'"\n"') if is_hermes else ("parameters", '"; "')
-    before = f'{tag(hermes.OPEN)} "\\n" ' if is_hermes else ""
-    behind = f' "\\n" {tag(hermes.CLOSE)}' if is_hermes else ""
+    before = f'{tag(hermes.OPEN, is_token)} "\\n" ' if is_hermes else ""
+    behind = f' "\\n" {tag(hermes.CLOSE, is_token)}' if is_hermes else ""
     lines = [
         f"start: {_thought(rules)}call" + (f" ({separator} call)*" if rules.may_call_many else ""),
         f"call: {before}({' | '.join(f'tool_{index}' for index in range(len(tools)))}){behind}",
@@ -52,24 +46,14 @@ def call_grammar(
         lines.append(f'tool_{index}: {head} arguments_{index} "}}"')
         lines.append(f"arguments_{index}: %json {_arguments(schema)}")
     if rules.may_think or rules.is_thinking:
-        lines += _thought_rules(rules, tag)
+        lines += thought_rules(rules.is_thinking, is_token)
     return "\n".join(lines) + "\n"
 
 
 def _thought(rules: CallRules) -> str:
     if rules.is_thinking:
-        return "thought "
-    return "thought? " if rules.may_think else ""
-
-
-def _thought_rules(rules: CallRules, tag: Callable[[str], str]) -> list[str]:
-    opening = "" if rules.is_thinking else f"{tag(thinking.OPEN)} "
-    if tag(thinking.CLOSE) == thinking.CLOSE:
-        return [rf"thought: {opening}/(?s:.*)/ {thinking.CLOSE} /\s*/"]
-    return [
-        rf"thought: {opening}thinking /\s*/",
-        f"thinking[suffix={json.dumps(thinking.CLOSE)}]: /(?s:.*)/",
-    ]
+        return r"thought /\s*/ "
+    return r"(thought /\s*/)? " if rules.may_think else ""
 
 
 def _arguments(schema: Mapping[str, Any] | None) -> str:

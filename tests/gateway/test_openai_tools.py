@@ -187,6 +187,45 @@ async def test_a_forced_call_and_a_guide_are_refused_by_the_field_that_was_used(
     assert free.status_code == 200
 
 
+@pytest.mark.parametrize("opens_thought", [False, True])
+async def test_a_guide_begins_behind_the_thought(door: Door, opens_thought: bool) -> None:
+    opening = "" if opens_thought else "<think>"
+    door.gateway.answer = lambda *_: opening + 'hm</think>{"x": 3}'
+    extra = {"chat_template_kwargs": {"opens_thought": opens_thought}}
+
+    (choice,) = await ask(door, False, response_format=SCHEMA_FORM, extra_body=extra)
+
+    assert choice["message"]["reasoning_content"] == "hm"
+    assert choice["message"]["content"] == '{"x": 3}'
+    guide = door.gateway.commands[0].sampling.guide
+    assert guide is not None
+    assert guide.kind is GuideKind.LARK
+    first = "start: thought spaced" if opens_thought else "start: answer | thought spaced"
+    assert guide.source.startswith(first + "\n")
+
+
+async def test_a_guide_that_cannot_be_used_is_refused_as_it_came(door: Door) -> None:
+    body = {"messages": ASK, "guided_json": '{"bad'}
+
+    refused = await door.http.post("/v1/chat/completions", json=body)
+
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "guided_json"
+    assert {guide.kind for guide in door.gateway.guides} == {GuideKind.JSON_SCHEMA}
+
+
+async def test_where_reasoning_is_not_parsed_a_guide_begins_at_once(tmp_path: Path) -> None:
+    gateway = FakeGateway(load_text(write_tool_folder(tmp_path)), context_len=4096)
+    plain = HttpLimits(replies=ReplySettings("auto", "none"))
+
+    async with open_door(gateway, plain) as door:
+        await ask(door, False, response_format=SCHEMA_FORM)
+
+    guide = gateway.commands[0].sampling.guide
+    assert guide is not None
+    assert guide.kind is GuideKind.JSON_SCHEMA
+
+
 async def test_tools_that_must_not_be_called_are_not_shown(door: Door) -> None:
     door.gateway.answer = lambda *_: CALL
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from baton.errors import InvalidRequest
+from baton.request import Guide
 from baton.text import ModelText
 from services.gateway.openai.bodies import ChatBody, CompletionBody, GenerateBody, Prompt
 from services.gateway.openai.guided import NamedGuide, guide_of, response_guide_of
@@ -18,6 +19,7 @@ from services.gateway.openai.replies import (
     check_tools,
     forcing_guide,
     new_reply,
+    thinking_guide,
 )
 from services.gateway.openai.response_bodies import ResponsesBody
 from services.gateway.openai.tools import NO_TOOLS, ToolUse, tool_use
@@ -133,6 +135,8 @@ class Resolver:
         """A call for one reply of the assistant, which may be parsed."""
         if use.tools:
             fields = await self._with_tools(fields, names, use)
+        if fields.guide is not None and not use.forced:
+            fields = await self._with_thought(fields, fields.guide)
         command = await self._resolve(fields, names)
         _, text = await self.gateway.text(command.model)
         dialect = self.replies.dialect(text)
@@ -186,10 +190,20 @@ class Resolver:
                 "wants it.",
                 field=names["guide"],
             )
-        prompt = text.render_chat(
-            fields.messages or (), tools=use.shown, arguments=fields.template_arguments
-        )
-        return replace(fields, guide=forcing_guide(dialect, use, prompt, text))
+        guide = forcing_guide(dialect, use, _rendered(fields, text), text)
+        return replace(fields, guide=guide)
+
+    async def _with_thought(self, fields: GenerateFields, guide: Guide) -> GenerateFields:
+        """Models that think do so before an answer that a guide holds."""
+        info, text = await self.gateway.text(fields.model)
+        # A guide that is refused is refused in the client's own words.
+        if (
+            not self.replies.dialect(text).thinks
+            or not fields.messages
+            or await self.gateway.guide_fault(info.name, guide)
+        ):
+            return fields
+        return replace(fields, guide=thinking_guide(guide, _rendered(fields, text), text))
 
     async def _resolve(self, fields: GenerateFields, names: Mapping[str, str]) -> GenerateCommand:
         return await resolve(self.gateway, fields, max_timeout_s=self.max_timeout_s, names=names)
@@ -209,6 +223,12 @@ def _call(
         echoes=tuple(
             prompt if isinstance(prompt, str) else text.decode(prompt) for prompt in echoed
         ),
+    )
+
+
+def _rendered(fields: GenerateFields, text: ModelText) -> str:
+    return text.render_chat(
+        fields.messages or (), tools=fields.tools, arguments=fields.template_arguments
     )
 
 

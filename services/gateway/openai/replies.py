@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from baton import guides
 from baton.errors import InvalidRequest
 from baton.request import Guide, GuideKind
 from baton.text import ModelText
@@ -14,6 +15,7 @@ from baton.text.call_parser import CallParser
 from baton.text.dialect import PARSERS, Dialect, ToolFormat
 from baton.text.reply import Chain, Delta, Parser
 from baton.text.thinking import CLOSE, ThinkParser, is_left_open
+from baton.text.thought_grammar import behind_thought
 from services.gateway.openai.tools import ToolUse
 from services.gateway.types import GenerateCommand
 
@@ -119,8 +121,14 @@ def forcing_guide(dialect: Dialect, use: ToolUse, prompt: str, text: ModelText) 
         may_call_many=use.may_call_many,
     )
     tools = [(tool.function.name, tool.function.parameters) for tool in use.forced]
+    return Guide(GuideKind.LARK, call_grammar(tools, rules, _is_token(text)))
 
-    def is_token(tag: str) -> bool:
-        return len(text.encode(tag, add_special_tokens=False)) == 1
 
-    return Guide(GuideKind.LARK, call_grammar(tools, rules, is_token))
+def thinking_guide(guide: Guide, prompt: str, text: ModelText) -> Guide:
+    """Holds what is behind the thought of a model that thinks to a guide, one that is in order."""
+    grammar = behind_thought(guides.answer_rules(guide), is_left_open(prompt), _is_token(text))
+    return Guide(GuideKind.LARK, grammar)
+
+
+def _is_token(text: ModelText) -> Callable[[str], bool]:
+    return lambda tag: len(text.encode(tag, add_special_tokens=False)) == 1
