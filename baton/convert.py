@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 from baton import errors
@@ -17,6 +18,9 @@ from baton.request import (
     TokenLogprobs,
 )
 from baton.v1 import types_pb2 as pb
+
+_PREFILL_MODES: Mapping[int, PrefillMode] = {mode.value: mode for mode in PrefillMode}
+_FINISH_REASONS: Mapping[int, FinishReason] = {reason.value: reason for reason in FinishReason}
 
 
 def sampling_to_pb(params: SamplingParams) -> pb.SamplingParams:
@@ -109,7 +113,7 @@ def timings_to_pb(timings: SequenceTimings) -> pb.SequenceTimings:
 
 
 def timings_from_pb(message: pb.SequenceTimings) -> SequenceTimings:
-    """The inverse of `timings_to_pb`."""
+    """The inverse of `timings_to_pb`. A mode that only newer processes know is told as LOCAL."""
     return SequenceTimings(
         queue_us=message.queue_us,
         prefill_us=message.prefill_us,
@@ -118,7 +122,7 @@ def timings_from_pb(message: pb.SequenceTimings) -> SequenceTimings:
         cached_token_count=message.cached_token_count,
         fetched_token_count=message.fetched_token_count,
         prefill_cached_token_count=message.prefill_cached_token_count,
-        prefill_mode=PrefillMode(message.prefill_mode or PrefillMode.LOCAL.value),
+        prefill_mode=_PREFILL_MODES.get(message.prefill_mode, PrefillMode.LOCAL),
         prefill_worker_id=message.prefill_worker_id,
         handoff_bytes=message.handoff_bytes,
         preemption_count=message.preemption_count,
@@ -179,8 +183,13 @@ def finish_to_pb(reason: FinishReason) -> pb.FinishReason:
 
 
 def finish_from_pb(value: int) -> FinishReason:
-    """The inverse of `finish_to_pb`."""
-    return FinishReason(value)
+    """The inverse of `finish_to_pb`. Raises `EngineFailed` for an unknown one."""
+    reason = _FINISH_REASONS.get(value)
+    if reason is None:
+        raise errors.EngineFailed(
+            f"finish_reason is {value}, which is unknown here: its sender is of another version"
+        )
+    return reason
 
 
 def role_to_pb(role: Role) -> pb.WorkerRole:

@@ -218,14 +218,21 @@ class DecodeLink:
             sink = self._sinks.get(message.handle)
             if sink is None:
                 continue
+            # One request's defect must not take the other requests of this stream with it.
             try:
                 sink.on_delta(delta_from_pb(message))
+            except BatonError as error:
+                log.error("a delta cannot be read", error=error.message, **self._names)
+                self._give_up(message.handle, sink, error)
             except Exception as error:
-                # One request's defect must not take the other requests of this stream with it.
                 log.exception("a delta could not be taken", handle=message.handle, **self._names)
-                self.cancel(message.handle)
-                self.forget(message.handle)
-                sink.on_lost(EngineFailed(f"the gateway failed on a delta: {error}"))
+                reason = EngineFailed(f"the gateway failed on a delta: {error}")
+                self._give_up(message.handle, sink, reason)
+
+    def _give_up(self, handle: int, sink: Sink, error: BatonError) -> None:
+        self.cancel(handle)
+        self.forget(handle)
+        sink.on_lost(error)
 
     def _break(self, reason: str) -> None:
         was_up, self.is_up = self.is_up, False

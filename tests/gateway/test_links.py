@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from baton.errors import BatonError, EngineFailed, InvalidRequest, WorkerLost
-from baton.request import FinishReason, SamplingParams
+from baton.request import FinishReason, PrefillMode, SamplingParams
 from baton.tokens import TokenIds
 from services.gateway import frames, links
 from services.gateway.frames import Delta, Submission
@@ -211,6 +211,39 @@ async def test_one_defective_sink_does_not_take_the_others_with_it(worker, link)
     assert isinstance(broken.errors[0], EngineFailed)
     assert sound.errors == []
     assert link.is_up
+
+
+async def test_an_end_that_only_newer_workers_know_fails_its_own_submission(worker, link):
+    puzzled, sound = Listener(), Listener()
+    link.submit(submission(), puzzled)
+    link.submit(submission(), sound)
+    first, second = await worker.submitted(), await worker.submitted(2)
+    unknown = first.delta([1], end=FinishReason.LENGTH)
+    unknown.end.finish_reason = 99
+
+    await worker.connections[0].send(unknown, second.delta([2], end=FinishReason.LENGTH))
+    await eventually(lambda: bool(sound.deltas))
+
+    [error] = puzzled.errors
+    assert isinstance(error, EngineFailed)
+    assert "finish_reason is 99" in error.message
+    assert (puzzled.deltas, sound.errors) == ([], [])
+    assert link.is_up
+
+
+async def test_a_prefill_mode_that_only_newer_workers_know_fails_nothing(worker, link):
+    listener = Listener()
+    link.submit(submission(), listener)
+    running = await worker.submitted()
+    told = running.delta([1], end=FinishReason.LENGTH)
+    told.end.timings.prefill_mode = 77
+
+    await worker.connections[0].send(told)
+    await eventually(lambda: bool(listener.deltas))
+
+    assert listener.errors == []
+    assert listener.deltas[0].end.reason is FinishReason.LENGTH
+    assert listener.deltas[0].end.timings.prefill_mode is PrefillMode.LOCAL
 
 
 async def test_a_retired_link_lets_running_submissions_end(worker, link):

@@ -113,11 +113,6 @@ class DecodeClient:
         """One whole answer."""
         return await self.submit(token_ids, sampling, **fields)[0].ended()
 
-    async def until_closed(self, limit_s: float) -> None:
-        """Waits until the worker has ended the stream."""
-        async with asyncio.timeout(limit_s):
-            await asyncio.wait([self._reader])
-
     def cancel_last(self, sample_index: int | None = None) -> None:
         """Cancels the newest request, or one sample of it."""
         cancel = pb.CancelSequence(handle=self._last_handle, sample_index=sample_index)
