@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 from echo import EOS_IDS, VOCAB_SIZE, echo_end, echo_of, make_echo_engine
 from fake_model import Collected, run_until_idle, spec_of
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from baton.blocks import KvLayout
 from baton.engine.emulated import EmulatedRunner
@@ -149,6 +151,43 @@ def test_a_block_that_nobody_wrote_shows_in_the_answer() -> None:
     engine.resume("s", 12, NewToken("s", prompt[0]))
 
     assert run_until_idle(engine).tokens("s")[1:] != prompt[1:]
+
+
+class OneOf:
+    """A matcher with a set of tokens for each place; nothing may follow the last one."""
+
+    fault = ""
+
+    def __init__(self, *places: set[int]) -> None:
+        self._places = list(places)
+
+    @property
+    def is_complete(self) -> bool:
+        return not self._places
+
+    def fill(self, mask: NDArray[np.int32]) -> None:
+        mask[:] = 0
+        for token_id in self._places[0]:
+            mask.view(np.uint32)[token_id // 32] |= np.uint32(1 << token_id % 32)
+
+    def allows(self, token_id: int) -> bool:
+        return token_id in self._places[0]
+
+    def advance(self, token_id: int) -> None:
+        del self._places[0]
+
+
+def test_under_a_guide_it_echoes_what_it_may_and_else_says_the_lowest_token_allowed() -> None:
+    engine = make_echo_engine()
+    matcher = OneOf({5, 40}, {63, 31}, {32, 7}, {60, 33})
+    engine.add(spec_of("s", [5, 6, 7], SamplingParams(max_tokens=20), matcher=matcher))
+    engine.add(spec_of("free", [5, 6, 7], SamplingParams(max_tokens=4)))
+
+    collected = run_until_idle(engine)
+
+    assert collected.tokens("s") == [5, 31, 7, 33]
+    assert collected.ends()["s"].reason is FinishReason.STOP
+    assert collected.tokens("free") == [5, 6, 7, 5]
 
 
 def test_log_probabilities_say_that_the_echo_was_certain() -> None:
