@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -16,6 +17,7 @@ BlockKey = NewType("BlockKey", bytes)
 """16 bytes that name a block's tokens and all tokens before them."""
 
 KEY_BYTES = 16
+_ONE_KEY = struct.Struct(f"{KEY_BYTES}s")
 LAYOUT_VERSION = 1
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -93,7 +95,7 @@ def split_keys(joined: bytes) -> list[BlockKey]:
     """Keys from their wire form, one behind the other."""
     if len(joined) % KEY_BYTES:
         raise ValueError(f"{len(joined)} bytes are not a whole number of {KEY_BYTES}-byte keys")
-    return [BlockKey(joined[at : at + KEY_BYTES]) for at in range(0, len(joined), KEY_BYTES)]
+    return [BlockKey(key) for (key,) in _ONE_KEY.iter_unpack(joined)]
 
 
 def pack_tokens(token_ids: Sequence[int]) -> bytes:

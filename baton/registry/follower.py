@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import compress
 
 import structlog
 from redis.exceptions import RedisError
@@ -21,6 +22,10 @@ READ_COUNT = 64
 """Entries per stream and read: at most 1.1 MB a worker."""
 MAX_SNAPSHOTS = 8
 """Snapshots asked for at once: a fleet that restarts does not flood the gateway."""
+
+# A kind's byte to whether it stores, or removes: what `compress` picks keys by.
+_IS_STORED = bytes(kind == STORED for kind in range(256))
+_IS_REMOVED = bytes(kind != STORED for kind in range(256))
 
 SnapshotSource = Callable[[WorkerRecord], Awaitable[Snapshot]]
 
@@ -165,10 +170,18 @@ class Follower:
         if batch.last_seq <= cursor.seq:
             return True
         worker_id = cursor.record.worker_id
-        if batch.kinds.count(STORED) == len(batch.kinds):
-            self._index.store_all(worker_id, batch.keys)
-            cursor.seq = batch.last_seq
-            return True
+        if CLEARED in batch.kinds or len(set(batch.keys)) < len(batch.keys):
+            self._apply_in_order(worker_id, batch)
+        else:
+            # No key comes twice, so the order does not matter.
+            is_stored = batch.kinds.translate(_IS_STORED)
+            is_removed = batch.kinds.translate(_IS_REMOVED)
+            self._index.remove_all(worker_id, compress(batch.keys, is_removed))
+            self._index.store_all(worker_id, compress(batch.keys, is_stored))
+        cursor.seq = batch.last_seq
+        return True
+
+    def _apply_in_order(self, worker_id: str, batch: EventBatch) -> None:
         for kind, key in zip(batch.kinds, batch.keys, strict=True):
             if kind == STORED:
                 self._index.store(worker_id, key)
@@ -176,8 +189,6 @@ class Follower:
                 self._index.clear(worker_id)
             else:
                 self._index.remove(worker_id, key)
-        cursor.seq = batch.last_seq
-        return True
 
     def _start_resync(self, cursor: Cursor) -> None:
         cursor.position = None

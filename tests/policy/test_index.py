@@ -152,3 +152,21 @@ def test_many_at_once_are_as_many_one_by_one():
     assert at_once.match(keys) == one_by_one.match(keys) == {"w": 40}
     assert at_once.match(keys[3:]) == one_by_one.match(keys[3:]) == {"other": 1, "w": 37}
     assert at_once.keys_of("w") == set(keys)
+
+
+def test_many_removed_at_once_are_as_many_one_by_one():
+    one_by_one, at_once = BlockIndex(), BlockIndex()
+    keys = [BlockKey(bytes([number] * 16)) for number in range(10)]
+    for index in (one_by_one, at_once):
+        index.store_all("w", keys)
+        index.store_all("other", keys[:5])
+    gone = [keys[7], keys[2], BlockKey(b"x" * 16), keys[7]]
+
+    for key in gone:
+        one_by_one.remove("w", key)
+    at_once.remove_all("w", gone)
+    at_once.remove_all("unknown", gone)
+
+    assert at_once.keys_of("w") == one_by_one.keys_of("w") == set(keys) - {keys[7], keys[2]}
+    assert at_once.match(keys) == one_by_one.match(keys) == {"w": 2, "other": 5}
+    assert len(at_once) == len(one_by_one)
