@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Container
 
 from baton.text.call_reader import CallReader
@@ -11,7 +12,7 @@ from baton.text.reply import CallDelta, Delta, NewId, TextDelta, new_call_id, pa
 SPACE = " \t\r\n"
 
 
-class CallParser:
+class CallParser(ABC):
     """A pure state machine. Space around calls is no text; what turns out to be no call is.
 
     Each step takes a part of the text and returns the rest, or holds all of it.
@@ -62,11 +63,13 @@ class CallParser:
         self._step = self._text
         return text
 
+    @abstractmethod
     def _text(self, text: str) -> str:
-        raise NotImplementedError
+        """Takes text outside of calls."""
 
+    @abstractmethod
     def _behind_call(self, text: str) -> str:
-        raise NotImplementedError
+        """Takes text behind the last character of a call."""
 
     def _spoilt(self, text: str) -> str:
         """Arguments that have been let out and are no JSON go on to the end."""

@@ -16,7 +16,7 @@ MAX_CHUNK_TOKENS = 1024
 READERS_PER_TURN = 8
 """Readers woken between two looks at what has come in. An idle loop turns in some microseconds, so
 nobody notices; a busy one takes in more tokens for those that still wait, which then leave in one
-write. Measured with 64 streams: see docs/frontdoor.md."""
+write. Chosen, not measured against other numbers."""
 
 
 class Turnstile:
