@@ -181,8 +181,10 @@ async def test_two_gateways_spread_load_over_workers_as_one_does(pair: Cluster) 
     one = await share_of_busier_worker([pair.own_address("gateway-0")])
     two = await share_of_busier_worker([pair.own_address(name) for name in GATEWAYS])
 
-    assert two < 0.65
-    assert two < one + 0.12
+    # A herd that follows one worker's stale record has nearly all of them; chance, on a busy
+    # machine where records come late, had at most two thirds.
+    assert two < 0.75
+    assert two < one + 0.2
 
 
 async def test_connections_to_the_shared_ports_reach_every_gateway(pair: Cluster) -> None:
