@@ -30,6 +30,8 @@ class Case:
     tolerance: Tolerance
     observe: Callable[[Arguments, Any], tuple[Tensor, ...]] = lambda _, result: (result,)
     """The tensors to compare, from the arguments after the call and its result."""
+    is_large: bool = False
+    """Whether it takes seconds in Triton's interpreter, which does not run it then."""
 
 
 def normal(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -22,16 +22,20 @@ OLDEST_TORCH, NEWEST_TORCH = (2, 11), (2, 13)
 TORCH = "torch==2.13.0"
 """What is installed where no torch in the supported range is found."""
 
+TRITON = "triton==3.6.0"
+"""Checks kernels for GPUs where there is none; builds of torch with CUDA bring their own."""
+
 # What pip says of each file it takes, as in "Downloading torch-2.13.0-cp311-….whl (190.0 MB)".
 _WHEEL = re.compile(
     r"(?:Downloading|Processing) (?:\S*/)?(?P<name>[^\s/-]+)-(?P<version>[^\s-]+)-\S+\.whl"
     r"(?: (?P<size>\([\d.]+ [kMG]?B\)))?"
 )
 
-_FIND_TORCH = """
+_FIND_VERSION = """
 import importlib.metadata
+import sys
 try:
-    print(importlib.metadata.version("torch"))
+    print(importlib.metadata.version(sys.argv[1]))
 except importlib.metadata.PackageNotFoundError:
     print("")
 """
@@ -77,7 +81,7 @@ def _install(folder: Path, python: Path, extras: str) -> None:
     if not _works(python):
         _make_venv(folder)
     _ensure_pip(python)
-    torch = _torch_version(python)
+    torch = _version(python, "torch")
     if torch and _is_supported(torch):
         _say(f"keeping torch {torch}")
         wanted = ["setuptools"]
@@ -85,13 +89,16 @@ def _install(folder: Path, python: Path, extras: str) -> None:
         wanted = ["setuptools", os.environ.get("TORCH", TORCH)]
         _say(f"installing {wanted[-1]} (the largest part, once)")
     _pip(python, *os.environ.get("TORCH_ARGS", "").split(), *wanted)
+    if extras == "dev" and sys.platform == "linux" and not _version(python, "triton"):
+        _say(f"installing {TRITON} to check kernels")
+        _pip(python, TRITON)
     _say(f"installing Baton with its `{extras}` parts")
     # Without isolation the build uses the setuptools just installed instead of fetching another.
     _pip(python, "--no-build-isolation", "--editable", f"{ROOT}[{extras}]")
 
 
 def _make_venv(folder: Path) -> None:
-    base_torch = _torch_version(Path(sys.executable))
+    base_torch = _version(Path(sys.executable), "torch")
     keep = _is_supported(base_torch)
     shown = f"{folder.name} with Python {sys.version.split()[0]}"
     _say(f"making {shown}" + (f", sharing this Python's torch {base_torch}" if keep else ""))
@@ -143,9 +150,10 @@ _PIP_FAILED = (
 )
 
 
-def _torch_version(python: Path) -> str:
-    """Version of torch that this interpreter would import, empty where there is none."""
-    result = subprocess.run([python, "-c", _FIND_TORCH], capture_output=True, text=True)
+def _version(python: Path, package: str) -> str:
+    """Version of a package that this interpreter would import, empty where there is none."""
+    command = [str(python), "-c", _FIND_VERSION, package]
+    result = subprocess.run(command, capture_output=True, text=True)
     return result.stdout.strip()
 
 

@@ -1,4 +1,4 @@
-"""Writes `requirements.lock`: versions of everything but torch and what torch alone brings.
+"""Writes `requirements.lock`: versions of everything but torch, triton and what torch brings.
 
 torch stays out so that whichever build a machine has is kept; see `tools/install.py`. Needs `uv`.
 """
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements.lock"
 HEADER = """\
 # Constraints for Python 3.11 to 3.13, made by `make lock`; do not edit.
-# torch, and the CUDA packages that come with it, are left to the machine.
+# torch, triton and the CUDA packages that come with them are left to the machine.
 """
 _OF_TORCH = re.compile(r"^(torch|triton(?!client)|cuda-|nvidia-(?!ml-py))")
 

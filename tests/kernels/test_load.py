@@ -60,10 +60,10 @@ def test_a_choice_forces_implementations(
 @pytest.mark.parametrize(
     ("choice", "complaint"),
     [
-        ("cuda", "rms_norm has reference"),
+        ("tpu", "rms_norm has reference"),
         ("sample=fast", "sample has reference, cpu"),
         ("sampel=cpu", "names the op 'sampel'; there are rms_norm"),
-        ("silu_mul=cpu", "silu_mul has reference"),
+        ("silu_mul=tpu", "silu_mul has reference"),
     ],
 )
 def test_a_choice_that_cannot_be_met_is_refused(choice: str, complaint: str) -> None:
@@ -90,17 +90,22 @@ def test_a_fallback_to_the_reference_is_loud(
 ) -> None:
     monkeypatch.setattr(kernels, "_checked", lambda op, name, device: f"{op}={name}")
 
-    ops = kernels.load("cuda:0")
+    ops = kernels.load("tpu:0")
 
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warned) == len(kernels.IMPLEMENTATIONS)
-    assert any("op=paged_attention has no implementation for cuda" in line for line in warned)
+    assert any("op=paged_attention has no implementation for tpu" in line for line in warned)
     assert set(ops.chosen.values()) == {"reference"}
 
 
 @pytest.mark.gpu
-def test_references_pass_their_checks_on_a_gpu() -> None:
+@pytest.mark.parametrize("choice", ["", "reference"])
+def test_all_ops_pass_their_checks_on_a_gpu(choice: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
 
-    assert set(kernels.load("cuda").chosen.values()) == {"reference"}
+    chosen = kernels.load("cuda", choice).chosen
+
+    for op, name in chosen.items():
+        has_kernel = "cuda" in kernels.IMPLEMENTATIONS[op] and not choice
+        assert name == ("cuda" if has_kernel else "reference")

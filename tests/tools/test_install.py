@@ -96,7 +96,7 @@ def test_torch_of_the_base_interpreter_is_shared_where_it_fits(
         def create(self, folder):
             pass
 
-    monkeypatch.setattr(install, "_torch_version", lambda python: torch)
+    monkeypatch.setattr(install, "_version", lambda python, package: torch)
     monkeypatch.setattr(install.venv, "EnvBuilder", Builder)
 
     install._make_venv(tmp_path)
@@ -154,4 +154,4 @@ def test_everything_we_ask_for_is_locked():
     names = {re.match(r"[A-Za-z0-9._-]+", word)[0].lower() for word in wanted}
 
     locked = {line.partition("==")[0].lower() for line in LOCK.splitlines()}
-    assert names - locked == {"torch", "baton-serve"}
+    assert names - locked == {"torch", "triton", "baton-serve"}
