@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Protocol
 
 from torch import Tensor
 
@@ -23,17 +23,46 @@ class AttentionBatch:
     """Chunk lengths on the host; they add up to T."""
     host_context_lens: tuple[int, ...]
     """`context_lens` on the host."""
-    plans: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
+    plans: dict[Hashable, object] = field(default_factory=dict, compare=False, repr=False)
     """What an implementation worked out for the first layer and keeps for the others."""
 
 
-PagedAttention: TypeAlias = Callable[[Tensor, Tensor, AttentionBatch, float], Tensor]
-"""`run(q [T, num_heads, head_dim], kv, batch, scale) -> [T, num_heads, head_dim]`.
+@dataclass(frozen=True, slots=True, eq=False)
+class Variant:
+    """How a layer departs from plain causal attention. Kernels are compiled for each kind."""
 
-`kv` is one layer's view of the arena `[num_blocks, 2, num_kv_heads, block_size, head_dim]`, keys at
-0 and values at 1 of the second dimension, strided as it likes. A chunk's keys and values are in it
-already. Token i of a chunk of n in a context of m attends to the first m - n + i + 1 tokens. Query
-head h reads key head `h // (num_heads / num_kv_heads)`. Chunks of length 0 give no rows; chunks of
-any lengths mix. A new tensor of q's dtype. The result depends neither on which blocks hold a
-sequence, nor on what lies in slots behind its context, be it NaN, nor on the padding of the tables.
-"""
+    window: int | None = None
+    """A token sees itself and the `window - 1` tokens before it; at least 1. None: all of them."""
+    soft_cap: float | None = None
+    """Scaled scores s become `soft_cap * tanh(s / soft_cap)`; positive. None: they stay."""
+    sinks: Tensor | None = None
+    """[num_heads] float32: a score per query head that takes part in the softmax and has no value.
+    Not scaled, not capped. None: there is none."""
+
+
+PLAIN = Variant()
+"""Causal attention and nothing else."""
+
+
+class PagedAttention(Protocol):
+    """`run(q [T, num_heads, head_dim], kv, batch, scale, variant) -> [T, num_heads, head_dim]`.
+
+    `kv` is one layer's view of the arena `[num_blocks, 2, num_kv_heads, block_size, head_dim]`,
+    keys at 0 and values at 1 of the second dimension. It and `q` are strided as they like, but for
+    heads, which are contiguous. A chunk's keys and values are in it already. Token i of a chunk of
+    n in a context of m attends to the first m - n + i + 1 tokens, or as `variant` says. Query head
+    h reads key head `h // (num_heads / num_kv_heads)`. Chunks of length 0 give no rows; chunks of
+    any lengths mix. A new contiguous tensor of q's dtype. The result depends neither on which
+    blocks hold a sequence, nor on what lies in slots behind its context, be it NaN, nor on the
+    padding of the tables.
+    """
+
+    def __call__(
+        self,
+        q: Tensor,
+        kv: Tensor,
+        batch: AttentionBatch,
+        scale: float,
+        variant: Variant = PLAIN,
+        /,
+    ) -> Tensor: ...

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.paged_attention import AttentionBatch
+from kernels.paged_attention import PLAIN, AttentionBatch, Variant, reference
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +50,31 @@ class _Plan:
     groups: tuple[_Group, ...]
 
 
-def run(q: Tensor, kv: Tensor, batch: AttentionBatch, scale: float) -> Tensor:
+def run(
+    q: Tensor, kv: Tensor, batch: AttentionBatch, scale: float, variant: Variant = PLAIN
+) -> Tensor:
     """See the contract."""
+    if variant is not PLAIN:
+        _warn_of_variants()
+        return reference.run(q, kv, batch, scale, variant)
     plan = batch.plans.get("cpu")
     if not isinstance(plan, _Plan):
         plan = _plan(batch, kv.shape[3], q.dtype)
         batch.plans["cpu"] = plan
     if not plan.chunks and len(plan.groups) == 1 and plan.groups[0].rows is None:
         return _attend_group(q, kv, plan.groups[0], scale)
-    out = torch.empty_like(q)
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
     for chunk in plan.chunks:
         out[chunk.rows] = _attend_chunk(q[chunk.rows], kv, chunk, scale)
     for group in plan.groups:
         out[group.rows] = _attend_group(q[group.rows], kv, group, scale)
     return out
+
+
+@cache
+def _warn_of_variants() -> None:
+    """Once per process."""
+    _log.warning("attention with windows, sinks or soft caps runs as its slow reference on CPUs")
 
 
 def _attend_chunk(q: Tensor, kv: Tensor, chunk: _Chunk, scale: float) -> Tensor:

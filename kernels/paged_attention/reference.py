@@ -5,19 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.paged_attention import AttentionBatch
+from kernels.paged_attention import PLAIN, AttentionBatch, Variant
 
 
-def run(q: Tensor, kv: Tensor, batch: AttentionBatch, scale: float) -> Tensor:
+def run(
+    q: Tensor, kv: Tensor, batch: AttentionBatch, scale: float, variant: Variant = PLAIN
+) -> Tensor:
     """See the contract."""
-    out = torch.empty_like(q)
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
     start = 0
     for index, query_len in enumerate(batch.query_lens):
         rows = slice(start, start + query_len)
         start += query_len
         if query_len:
             context = _gather(kv, batch.block_tables[index], batch.host_context_lens[index])
-            out[rows] = _attend(q[rows].float(), context, scale).to(q.dtype)
+            out[rows] = _attend(q[rows].float(), context, scale, variant).to(q.dtype)
     return out
 
 
@@ -28,13 +30,22 @@ def _gather(kv: Tensor, table: Tensor, context_len: int) -> Tensor:
     return blocks.permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :context_len]
 
 
-def _attend(q: Tensor, context: Tensor, scale: float) -> Tensor:
+def _attend(q: Tensor, context: Tensor, scale: float, variant: Variant) -> Tensor:
     keys, values = context
     num_kv_heads, context_len, head_dim = keys.shape
     query_len, num_heads, _ = q.shape
-    grouped = q.view(query_len, num_kv_heads, num_heads // num_kv_heads, head_dim)
+    grouped = q.reshape(query_len, num_kv_heads, num_heads // num_kv_heads, head_dim)
     scores = torch.einsum("qhgd,hkd->hgqk", grouped, keys) * scale
+    if variant.soft_cap is not None:
+        scores = variant.soft_cap * torch.tanh(scores / variant.soft_cap)
     key_position = torch.arange(context_len, device=q.device)
-    query_position = key_position[context_len - query_len :]
-    scores.masked_fill_(key_position > query_position[:, None], float("-inf"))
-    return torch.einsum("hgqk,hkd->qhgd", scores.softmax(-1), values).flatten(1, 2)
+    age = key_position[context_len - query_len :, None] - key_position
+    is_hidden = age < 0
+    if variant.window is not None:
+        is_hidden |= age >= variant.window
+    scores.masked_fill_(is_hidden, float("-inf"))
+    if variant.sinks is not None:
+        sinks = variant.sinks.view(num_kv_heads, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat((scores, sinks), dim=-1)
+    weights = scores.softmax(-1)[..., :context_len]
+    return torch.einsum("hgqk,hkd->qhgd", weights, values).flatten(1, 2)

@@ -32,14 +32,14 @@ def test_it_does_not_matter_which_blocks_hold_a_sequence(run: Any, block_seed: i
 @pytest.mark.parametrize("garbage", [0.0, 1e30, torch.inf])
 def test_unused_slots_do_not_matter(run: Any, garbage: float) -> None:
     expected = run(*make("cpu", SHAPE))  # on a background of NaN
-    q, kv, batch, scale = make("cpu", SHAPE)
+    q, kv, batch, scale, _ = make("cpu", SHAPE)
     kv[kv.isnan()] = garbage
 
     assert torch.equal(run(q, kv, batch, scale), expected)
 
 
 def test_attention_reads_the_arena_and_leaves_it(run: Any) -> None:
-    q, kv, batch, scale = make("cpu", SHAPE)
+    q, kv, batch, scale, _ = make("cpu", SHAPE)
     before = kv.clone()
 
     run(q, kv, batch, scale)
@@ -48,7 +48,7 @@ def test_attention_reads_the_arena_and_leaves_it(run: Any) -> None:
 
 
 def test_a_sequence_alone_gets_what_it_gets_in_a_batch(run: Any) -> None:
-    q, kv, batch, scale = make("cpu", SHAPE)
+    q, kv, batch, scale, _ = make("cpu", SHAPE)
     together = run(q, kv, batch, scale).split(SHAPE.query_lens)
 
     for index, rows in enumerate(q.split(SHAPE.query_lens)):
@@ -65,7 +65,7 @@ def test_a_sequence_alone_gets_what_it_gets_in_a_batch(run: Any) -> None:
 
 
 def test_layers_of_one_step_share_a_plan_and_not_their_values(run: Any) -> None:
-    q, kv, batch, scale = make("cpu", SHAPE)
+    q, kv, batch, scale, _ = make("cpu", SHAPE)
     first = run(q, kv, batch, scale)
 
     second = run(q, kv * 2, batch, scale)
@@ -77,12 +77,12 @@ def test_layers_of_one_step_share_a_plan_and_not_their_values(run: Any) -> None:
 
 def test_chunks_give_what_the_whole_prompt_gives(run: Any) -> None:
     whole = Shape(query_lens=(21,), context_lens=(21,))
-    q, kv, _, scale = make("cpu", whole)
+    q, kv, _, scale, _ = make("cpu", whole)
     expected = run(*make("cpu", whole))
 
     parts = []
     for start, stop in ((0, 7), (7, 8), (8, 20), (20, 21)):
-        _, _, batch, _ = make("cpu", Shape((stop - start,), (stop,)))
+        _, _, batch, *_ = make("cpu", Shape((stop - start,), (stop,)))
         tables = make("cpu", whole)[2].block_tables
         parts.append(run(q[start:stop], kv, replace(batch, block_tables=tables), scale))
 

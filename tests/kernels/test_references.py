@@ -62,22 +62,30 @@ def _rotate(vector: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((turned.real, turned.imag))
 
 
-def _paged_attention(q: Tensor, kv: Tensor, batch: Any, scale: float) -> tuple[Tensor, ...]:
+def _paged_attention(
+    q: Tensor, kv: Tensor, batch: Any, scale: float, variant: Any
+) -> tuple[Tensor, ...]:
     num_kv_heads, block_size = kv.shape[2], kv.shape[3]
     out = torch.zeros(q.shape, dtype=torch.float64)
     row = 0
     for index, query_len in enumerate(batch.query_lens):
         for ahead in reversed(range(query_len)):
             num_seen = int(batch.context_lens[index]) - ahead
+            first = 0 if variant.window is None else max(0, num_seen - variant.window)
             places = [
                 (int(batch.block_tables[index, at // block_size]), at % block_size)
-                for at in range(num_seen)
+                for at in range(first, num_seen)
             ]
             seen = torch.stack([kv[block, :, :, offset] for block, offset in places]).double()
             for head in range(q.shape[1]):
                 key_head = head * num_kv_heads // q.shape[1]
-                weights = (seen[:, 0, key_head] @ q[row, head].double() * scale).softmax(0)
-                out[row, head] = weights @ seen[:, 1, key_head]
+                scores = seen[:, 0, key_head] @ q[row, head].double() * scale
+                if variant.soft_cap is not None:
+                    scores = (scores / variant.soft_cap).tanh() * variant.soft_cap
+                total = scores.logsumexp(0)
+                if variant.sinks is not None:
+                    total = torch.logaddexp(total, variant.sinks[head].double())
+                out[row, head] = (scores - total).exp() @ seen[:, 1, key_head]
             row += 1
     return (out,)
 
