@@ -15,12 +15,14 @@ from typing import Any
 
 from kernels.add_rms_norm import AddRmsNorm
 from kernels.case import difference
+from kernels.gelu_tanh_mul import GeluTanhMul
 from kernels.launch import is_interpreted
 from kernels.paged_attention import PagedAttention
 from kernels.qk_norm_rope_write import QkNormRopeWrite
 from kernels.rms_norm import RmsNorm
 from kernels.sample import Sample
 from kernels.silu_mul import SiluMul
+from kernels.take_rows import TakeRows
 
 __all__ = ["IMPLEMENTATIONS", "Ops", "load"]
 
@@ -32,6 +34,8 @@ IMPLEMENTATIONS: Mapping[str, tuple[str, ...]] = {
     "qk_norm_rope_write": ("reference", "cpu"),
     "paged_attention": ("reference", "cpu"),
     "silu_mul": ("reference",),
+    "gelu_tanh_mul": ("reference",),
+    "take_rows": ("reference",),
     "sample": ("reference", "cpu"),
 }
 """What there is for each op: `reference` runs anywhere, others on the device they name."""
@@ -46,6 +50,8 @@ class Ops:
     qk_norm_rope_write: QkNormRopeWrite
     paged_attention: PagedAttention
     silu_mul: SiluMul
+    gelu_tanh_mul: GeluTanhMul
+    take_rows: TakeRows
     sample: Sample
     chosen: Mapping[str, str]
     """Each op's implementation, for logs and reports."""

@@ -10,5 +10,6 @@ from torch import Tensor
 AddRmsNorm: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 """`run(x [T, H], residual [T, H], weight [H], eps) -> (rms_norm(sum), sum)`, `sum = x + residual`.
 
-The sum is rounded to x's dtype before it is normalised. Nothing is written in place; T may be 0.
+The sum is rounded to x's dtype before it is normalised. Nothing is written in place;
+x and the residual may be strided, T may be 0.
 """

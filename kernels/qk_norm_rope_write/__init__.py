@@ -20,12 +20,17 @@ class QkNorm:
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """The rotation of each of T tokens, any scaling of the model included."""
+    """The rotation of each of T tokens, any scaling of the model included.
+
+    `rotary_dim` is even and at most head_dim: of each head the first `rotary_dim` dimensions turn,
+    those behind them (if any) stay. Llama 3's and YaRN's scalings are in the angles, YaRN's
+    attention factor is a factor on both tensors.
+    """
 
     cos: Tensor
-    """[T, head_dim] float32; both halves alike."""
+    """[T, rotary_dim] float32; both halves alike."""
     sin: Tensor
-    """[T, head_dim] float32; both halves alike."""
+    """[T, rotary_dim] float32; both halves alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +47,10 @@ QkNormRopeWrite: TypeAlias = Callable[[Tensor, QkNorm | None, Rotary, Tensor, Sl
 """`run(qkv, norm, rotary, kv, slots) -> q [T, num_heads, head_dim]`.
 
 `qkv [T, (num_heads + 2 * num_kv_heads) * head_dim]` holds each token's query heads, key heads,
-value heads. Query and key heads are normalised (unless `norm` is None), then rotated: with halves a
-and b of a head, `(a * cos - b * sin, b * cos + a * sin)`. Rotated keys and untouched values are
-written into `kv`, one layer's view of the arena `[num_blocks, 2, num_kv_heads, block_size,
-head_dim]`, strided as it likes; no other slot is touched. `num_heads` follows from the shapes.
-Computed in float32; T may be 0.
+value heads; its rows may be strided, and it stays. Query and key heads are normalised (unless
+`norm` is None), then rotated: with halves a and b of a head's first `rotary_dim` dimensions, `(a *
+cos - b * sin, b * cos + a * sin)`. Rotated keys and untouched values are written into `kv`, one
+layer's view of the arena `[num_blocks, 2, num_kv_heads, block_size, head_dim]`, strided as it likes
+but for head_dim, which is dense; offsets into it may pass 2**31. No other slot is touched.
+`num_heads` follows from the shapes. Computed in float32, each result rounded once; T may be 0.
 """

@@ -18,12 +18,15 @@ def run(qkv: Tensor, norm: QkNorm | None, rotary: Rotary, kv: Tensor, slots: Slo
     rotated = heads[:, :num_rotated].float()
     if norm is not None:
         rotated = F.rms_norm(rotated, (head_dim,), None, norm.eps) * norm.weight
-    half = head_dim // 2
-    low, high = rotated[..., :half], rotated[..., half:]
+    rotary_dim = rotary.cos.shape[1]
+    half = rotary_dim // 2
+    low, high = rotated[..., :half], rotated[..., half:rotary_dim]
     cos, sin = rotary.cos[:, None, :half], rotary.sin[:, None, :half]
     out = torch.empty(rotated.shape, dtype=qkv.dtype)
     torch.sub(low * cos, high * sin, out=out[..., :half])
-    torch.add(high * cos, low * sin, out=out[..., half:])
+    torch.add(high * cos, low * sin, out=out[..., half:rotary_dim])
+    if rotary_dim < head_dim:
+        out[..., rotary_dim:] = rotated[..., rotary_dim:]
     stored = torch.stack((out[:, -num_kv_heads:], heads[:, num_rotated:]), dim=1)
     kv[slots.blocks, :, :, slots.offsets] = stored.to(kv.dtype)
     return out[:, :-num_kv_heads]

@@ -18,10 +18,11 @@ def run(qkv: Tensor, norm: QkNorm | None, rotary: Rotary, kv: Tensor, slots: Slo
     if norm is not None:
         scale = torch.rsqrt(rotated.pow(2).mean(-1, keepdim=True) + norm.eps)
         rotated = rotated * scale * norm.weight.float()
-    low, high = rotated.chunk(2, dim=-1)
+    turning, staying = rotated.tensor_split((rotary.cos.shape[1],), dim=-1)
+    low, high = turning.chunk(2, dim=-1)
     turned = torch.cat((-high, low), dim=-1)
-    rotated = rotated * rotary.cos[:, None] + turned * rotary.sin[:, None]
-    rotated = rotated.to(qkv.dtype)
+    turning = turning * rotary.cos[:, None] + turned * rotary.sin[:, None]
+    rotated = torch.cat((turning, staying), dim=-1).to(qkv.dtype)
     queries, keys = rotated[:, :-num_kv_heads], rotated[:, -num_kv_heads:]
     kv[slots.blocks, 0, :, slots.offsets] = keys.to(kv.dtype)
     kv[slots.blocks, 1, :, slots.offsets] = values.to(kv.dtype)

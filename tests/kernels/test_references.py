@@ -33,10 +33,24 @@ def _silu_mul(gate_up: Tensor) -> tuple[Tensor, ...]:
     return (gate * torch.sigmoid(gate) * up,)
 
 
+def _gelu_tanh_mul(gate_up: Tensor) -> tuple[Tensor, ...]:
+    gate, up = gate_up.double().chunk(2, dim=-1)
+    # tanh by its exponentials, as 1 + tanh(z) = 2 / (1 + exp(-2 z)).
+    z = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
+    return (gate / (1 + torch.exp(-2 * z)) * up,)
+
+
+def _take_rows(table: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
+    rows = [table[token_id].clone() for token_id in ids.tolist()]
+    return (torch.stack(rows) if rows else table.new_empty(0, table.shape[1]),)
+
+
 def _qk_norm_rope_write(qkv: Any, norm: Any, rotary: Any, kv: Any, slots: Any) -> Any:
     num_kv_heads, head_dim = kv.shape[2], kv.shape[4]
     num_heads = qkv.shape[1] // head_dim - 2 * num_kv_heads
-    arena = kv.double().clone()
+    # An arena beyond 32-bit offsets is too big for a second one: only what is written is compared.
+    is_far = kv.numel() > 2**31
+    arena = kv if is_far else kv.double().clone()
     queries = torch.zeros(qkv.shape[0], num_heads, head_dim, dtype=torch.float64)
     for token in range(qkv.shape[0]):
         heads = qkv[token].double().split(head_dim)
@@ -44,7 +58,9 @@ def _qk_norm_rope_write(qkv: Any, norm: Any, rotary: Any, kv: Any, slots: Any) -
             if norm is not None:
                 (vector,) = _rms_norm(vector[None], norm.weight[head], norm.eps)
                 vector = vector[0]
-            turned = _rotate(vector, rotary.cos[token].double(), rotary.sin[token].double())
+            width = rotary.cos.shape[1]
+            cos, sin = rotary.cos[token].double(), rotary.sin[token].double()
+            turned = torch.cat((_rotate(vector[:width], cos, sin), vector[width:]))
             if head < num_heads:
                 queries[token, head] = turned
             else:
@@ -52,6 +68,8 @@ def _qk_norm_rope_write(qkv: Any, norm: Any, rotary: Any, kv: Any, slots: Any) -
                 arena[at] = turned
         for head, vector in enumerate(heads[num_heads + num_kv_heads :]):
             arena[slots.blocks[token], 1, head, slots.offsets[token]] = vector
+    if is_far:
+        return queries, arena[slots.blocks, :, :, slots.offsets]
     return queries, arena, qkv.clone()
 
 
@@ -94,6 +112,8 @@ _DEFINITIONS = {
     "rms_norm": _rms_norm,
     "add_rms_norm": _add_rms_norm,
     "silu_mul": _silu_mul,
+    "gelu_tanh_mul": _gelu_tanh_mul,
+    "take_rows": _take_rows,
     "qk_norm_rope_write": _qk_norm_rope_write,
     "paged_attention": _paged_attention,
 }
