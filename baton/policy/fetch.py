@@ -87,11 +87,11 @@ class FetchPolicy:
     ) -> None:
         self.fetch = Rate(fetch_bytes_per_s)
         self.compute = Rate(compute_tokens_per_s)
-        self._latency_s = fetch_latency_s
+        self.latency_s = fetch_latency_s
 
     def decide(self, num_missing_blocks: int, block_bytes: int, block_size: int) -> FetchDecision:
         """Whether to fetch; refusals relax the rate, so that one slow fetch is not the last."""
-        rates = FetchRates(self.fetch.per_second, self._latency_s, self.compute.per_second)
+        rates = FetchRates(self.fetch.per_second, self.latency_s, self.compute.per_second)
         decision = should_fetch(num_missing_blocks, block_bytes, block_size, rates)
         if num_missing_blocks > 0 and not decision.should_fetch:
             self.fetch.relax()
@@ -99,7 +99,7 @@ class FetchPolicy:
 
     def observe_fetch(self, num_bytes: int, seconds: float) -> None:
         """A fetch took this long, latency included."""
-        self.fetch.observe(num_bytes, max(seconds - self._latency_s, 1e-6))
+        self.fetch.observe(num_bytes, max(seconds - self.latency_s, 1e-6))
 
     def observe_compute(self, num_tokens: int, seconds: float) -> None:
         """Computing prompt tokens took this long."""

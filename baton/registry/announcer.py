@@ -104,7 +104,9 @@ class Announcer:
             self._events.append(events)
 
     def publish_load(self, load: object) -> None:
-        """The newest load: a `LoadRecord`, an engine's `StepLoad` or a mapping with those names."""
+        """The newest load: a `LoadRecord`, an engine's `StepLoad`, a mapping with those names, or
+        what returns one of these.
+        """
         if self._load is self._sent_load:
             self._wake.set()
         self._load = load  # becomes a record when it is sent: most are replaced before
@@ -199,7 +201,7 @@ class Announcer:
         self._commands.events(pipe, batches)
         blocks.add_to(pipe, self.keys, record.worker_id, self.timing.block_record_ttl_s)
         if load is not None and sends_load:
-            self._commands.load(pipe, LoadRecord.of(load))
+            self._commands.load(pipe, LoadRecord.of(load() if callable(load) else load))
         await pipe.execute()
         self._has_joined, self._announced, self._last_send = True, record, now
         self._blocks.sent(blocks)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 
 from baton.blocks import BlockKey, KvLayout
+from baton.policy.learned import NOTHING_LEARNED, Learned
 from baton.request import Role
 
 Fields = dict[str, str | int | float | bytes]
@@ -101,6 +102,8 @@ class LoadRecord:
     num_blocks: int = 0
     num_preemptions: int = 0
     step_us: int = 0
+    learned: Learned = NOTHING_LEARNED
+    """What the worker's times can be predicted from."""
 
     @property
     def num_sequences(self) -> int:
@@ -115,12 +118,15 @@ class LoadRecord:
         if isinstance(source, cls):
             return source
         if isinstance(source, Mapping):
-            return cls(**{name: int(source.get(name, 0)) for name in _LOAD_FIELDS})
-        return cls(**{name: int(getattr(source, name, 0)) for name in _LOAD_FIELDS})
+            numbers = [int(source.get(name, 0)) for name in _LOAD_FIELDS]
+        else:
+            numbers = [int(getattr(source, name, 0)) for name in _LOAD_FIELDS]
+        return cls(*numbers)  # type: ignore[arg-type]  # fewer than all fields: only the numbers
 
     def to_json(self) -> str:
         """The record as it is written."""
-        return json.dumps({name: getattr(self, name) for name in _LOAD_FIELDS})
+        numbers: dict[str, object] = {name: getattr(self, name) for name in _LOAD_FIELDS}
+        return json.dumps(numbers | {"learned": self.learned.to_values()})
 
     @classmethod
     def from_json(cls, raw: bytes) -> LoadRecord:
@@ -128,10 +134,14 @@ class LoadRecord:
         values = json.loads(raw)
         if not isinstance(values, dict):
             raise ValueError(f"a load record is a JSON object, not {values!r:.80}")
-        return cls.of(values)
+        learned = values.get("learned", {})
+        if not isinstance(learned, dict):
+            raise ValueError(f"what a worker has learnt is an object, not {learned!r:.80}")
+        return replace(cls.of(values), learned=Learned.from_values(learned))
 
 
-_LOAD_FIELDS = tuple(spec.name for spec in fields(LoadRecord))
+_LOAD_FIELDS = tuple(spec.name for spec in fields(LoadRecord) if spec.name != "learned")
+"""Its numbers, in order."""
 
 
 @dataclass(frozen=True, slots=True)

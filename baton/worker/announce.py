@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 from baton.engine.engine import Engine
-from baton.engine.types import StepOutput
+from baton.engine.types import StepLoad, StepOutput
 from baton.registry.announcer import Announcer
-from baton.registry.records import WorkerRecord
+from baton.registry.records import LoadRecord, WorkerRecord
 from baton.worker.host import EngineHost
 from baton.worker.identity import Identity
+from baton.worker.learning import Learning
 
 
 class Announcement:
     """The worker's announcer, fed by its engine; silent without a Redis."""
 
-    def __init__(self, redis_url: str, record: WorkerRecord, host: EngineHost) -> None:
+    def __init__(
+        self, redis_url: str, record: WorkerRecord, host: EngineHost, learning: Learning
+    ) -> None:
+        self._learning = learning
         self._announcer = Announcer(redis_url, record) if redis_url else None
         if self._announcer is not None:
             host.subscribe(self._deliver)
@@ -41,7 +48,11 @@ class Announcement:
     def _deliver(self, output: StepOutput) -> None:
         assert self._announcer is not None
         self._announcer.publish_events(output.block_events)
-        self._announcer.publish_load(output.load)
+        self._announcer.publish_load(partial(self._load, output.load))
+
+    def _load(self, load: StepLoad) -> LoadRecord:
+        """Asked for when it is sent: fitting costs more than most steps' news are worth."""
+        return replace(LoadRecord.of(load), learned=self._learning.learned())
 
 
 def make_record(

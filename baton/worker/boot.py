@@ -24,6 +24,7 @@ from baton.worker.engines import EngineSource, load_source
 from baton.worker.fetch import BlockFetcher
 from baton.worker.host import EngineHost
 from baton.worker.identity import Identity
+from baton.worker.learning import Learning
 from baton.worker.offload import Offloader
 from baton.worker.service import WorkerService
 from baton.worker.settings import WorkerSettings
@@ -38,6 +39,7 @@ class Worker:
     me: Identity
     host: EngineHost
     fetcher: BlockFetcher
+    learning: Learning
     segment: SharedSegment | None
     transports: tuple[str, ...]
 
@@ -55,6 +57,8 @@ async def boot(process: Process, settings: WorkerSettings, role: Role) -> Worker
     host = EngineHost(engine, lambda _: _warm_up(source), matchers)
     host.on_failure(process.fail)
     host.subscribe(metrics.observe)
+    learning = Learning(config)
+    host.subscribe(learning.observe)
     me = Identity(process.worker_id, role, process.address, settings.served_name)
     if settings.engine != "model":
         log.warning("this engine computes nothing: it echoes prompts", engine=settings.engine)
@@ -69,8 +73,11 @@ async def boot(process: Process, settings: WorkerSettings, role: Role) -> Worker
         seconds=round(time.monotonic() - began, 2),
     )
     transports = tuple(name for name in settings.transports if name != "shm" or segment)
-    fetcher = _serve(process, settings, host, me, transports)
-    return Worker(me, host, fetcher, segment, transports)
+    record = make_record(me, engine, settings.engine, transports, process.metrics_address)
+    announcement = Announcement(settings.redis_url, record, host, learning)
+    fetcher = _serve(process, settings, host, me, announcement)
+    learning.ask_fetch_road(lambda: fetcher.road)
+    return Worker(me, host, fetcher, learning, segment, transports)
 
 
 def _serve(
@@ -78,11 +85,9 @@ def _serve(
     settings: WorkerSettings,
     host: EngineHost,
     me: Identity,
-    transports: tuple[str, ...],
+    announcement: Announcement,
 ) -> BlockFetcher:
     """Adds to the process what both roles have."""
-    record = make_record(me, host.engine, settings.engine, transports, process.metrics_address)
-    announcement = Announcement(settings.redis_url, record, host)
     client = KvStoreClient(settings.kvstore, process.tls) if settings.kvstore else None
     service = WorkerService(me, host, announcement)
     process.register(

@@ -6,6 +6,7 @@ import time
 
 from baton.engine.types import Reserved, StepOutput
 from baton.policy.fetch import FetchPolicy
+from baton.policy.learned import Road
 from baton.transfer.kvstore import KvStoreClient
 from baton.worker.host import EngineHost
 
@@ -24,6 +25,11 @@ class BlockFetcher:
     def is_on(self) -> bool:
         """Whether sequences should be reserved before they run, to look for their blocks."""
         return self._client is not None
+
+    @property
+    def road(self) -> Road:
+        """What fetching costs, as measured so far."""
+        return Road(self._policy.latency_s * 1e6, self._policy.fetch.per_second / 1e6)
 
     async def fetch(self, reserved: Reserved, num_known: int) -> int:
         """Fetches the longest run of missing full blocks; returns how many tokens they hold.

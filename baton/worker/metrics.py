@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from baton.engine.types import BlockEventKind, StepOutput
-from baton.rpc.metrics import counter, gauge, histogram
+from baton.policy.stepmodel import StepModel
+from baton.rpc.metrics import HotHistogram, counter, gauge, histogram
 
 STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -12,6 +15,14 @@ _tokens = counter("engine_tokens_total", "Tokens computed, by what they were for
 _sequences = gauge("engine_sequences", "Sequences in the engine.", ("state",))
 _waiting_tokens = gauge("engine_waiting_tokens", "Known tokens that are still to be computed.")
 _blocks = gauge("engine_blocks", "Blocks of the arena.", ("state",))
+_model_errors = HotHistogram(
+    "engine_step_model_ratio",
+    "An engine step's time over what the model learnt from earlier ones had predicted.",
+    buckets=(0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 5.0),
+)
+_coefficients = gauge(
+    "engine_step_model_microseconds", "Coefficients of the step model.", ("coefficient",)
+)
 _evictions = counter("engine_evicted_blocks_total", "Blocks that left the prefix cache.")
 _preemptions = gauge("engine_preemptions", "Sequences that lost their blocks, since the start.")
 
@@ -40,3 +51,14 @@ def observe(output: StepOutput) -> None:
     removed = sum(event.kind is BlockEventKind.REMOVED for event in output.block_events)
     if removed:
         _evictions.inc(removed)
+
+
+def observe_ratio(ratio: float) -> None:
+    """A step's time over its prediction."""
+    _model_errors.observe(ratio)
+
+
+def show_model(model: StepModel) -> None:
+    """Shows what has been learnt of step times."""
+    for name, value in asdict(model).items():
+        _coefficients.labels(name).set(value)

@@ -21,7 +21,13 @@ async def build(process: Process, settings: DecodeSettings) -> None:
     worker = await boot(process, settings, Role.DECODE)
     hello = make_hello(worker, verify=settings.verify_transfers)
     links = PrefillLinks(worker.host, hello, process.tls)
-    arrivals = Arrivals(worker.host, worker.fetcher, links, stall_s=settings.handoff_stall_seconds)
+    arrivals = Arrivals(
+        worker.host,
+        worker.fetcher,
+        links,
+        worker.learning,
+        stall_s=settings.handoff_stall_seconds,
+    )
     sequences = Sequences(worker.host, arrivals, max_sequences=settings.max_queued)
     service = DecodeService(worker.me.epoch, sequences)
     process.register(

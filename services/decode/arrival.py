@@ -20,6 +20,7 @@ from baton.rpc import logs, telemetry
 from baton.v1 import prefill_pb2 as pb
 from baton.worker.fetch import BlockFetcher
 from baton.worker.host import EngineHost
+from baton.worker.learning import Learning
 from services.decode import metrics
 from services.decode.prefill_link import PrefillLink, PrefillPeer, RemotePlan, RemoteSession
 from services.decode.prefill_links import PrefillLinks
@@ -59,11 +60,18 @@ class Arrivals:
     """Brings blocks for reserved sequences. One per process."""
 
     def __init__(
-        self, host: EngineHost, fetcher: BlockFetcher, links: PrefillLinks, *, stall_s: float
+        self,
+        host: EngineHost,
+        fetcher: BlockFetcher,
+        links: PrefillLinks,
+        learning: Learning,
+        *,
+        stall_s: float,
     ) -> None:
         self._host = host
         self._fetcher = fetcher
         self._links = links
+        self._learning = learning
         self._stall_s = stall_s
 
     def wants(self, peer: PrefillPeer | None) -> bool:
@@ -182,6 +190,13 @@ class Arrivals:
             # Who sends an impossible token isn't trusted with blocks either.
             session.num_landed = 0
             raise TransferFailed(f"the first token is refused: {error.message}") from error
+        exposed_us = end.push_us - end.hidden_push_us
+        self._learning.observe_handoff(
+            timings.prefill_worker_id,
+            timings.handoff_us - exposed_us,
+            timings.handoff_bytes,
+            end.push_us,
+        )
         metrics.handoffs.labels(timings.transport, "ok").inc()
         metrics.handoff_bytes.labels(timings.transport).inc(timings.handoff_bytes)
         metrics.pushed_seconds.labels("all").inc(end.push_us / 1e6)
