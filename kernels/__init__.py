@@ -17,12 +17,14 @@ from kernels.add_rms_norm import AddRmsNorm
 from kernels.case import difference
 from kernels.gelu_tanh_mul import GeluTanhMul
 from kernels.launch import is_interpreted
+from kernels.pack_blocks import PackBlocks
 from kernels.paged_attention import PagedAttention
 from kernels.qk_norm_rope_write import QkNormRopeWrite
 from kernels.rms_norm import RmsNorm
 from kernels.sample import Sample
 from kernels.silu_mul import SiluMul
 from kernels.take_rows import TakeRows
+from kernels.unpack_blocks import UnpackBlocks
 
 __all__ = ["IMPLEMENTATIONS", "Ops", "load"]
 
@@ -37,6 +39,8 @@ IMPLEMENTATIONS: Mapping[str, tuple[str, ...]] = {
     "gelu_tanh_mul": ("reference",),
     "take_rows": ("reference",),
     "sample": ("reference", "cpu"),
+    "pack_blocks": ("reference", "cuda"),
+    "unpack_blocks": ("reference", "cuda"),
 }
 """What there is for each op: `reference` runs anywhere, others on the device they name."""
 
@@ -53,6 +57,8 @@ class Ops:
     gelu_tanh_mul: GeluTanhMul
     take_rows: TakeRows
     sample: Sample
+    pack_blocks: PackBlocks
+    unpack_blocks: UnpackBlocks
     chosen: Mapping[str, str]
     """Each op's implementation, for logs and reports."""
 

@@ -17,6 +17,7 @@ os.environ.update(TRITON_INTERPRET="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREAD
 
 import torch
 import triton.language as tl
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder
 
 from kernels.case import difference
@@ -40,6 +41,24 @@ def refuse_bfloat16_dots() -> None:
     InterpreterBuilder.create_dot = create_dot
 
 
+def narrow_by_torch() -> None:
+    """Replaces the interpreter's own conversions, which lose carries and don't round to even."""
+    own = interpreter._convert_float
+    narrower = {
+        tl.float8e4nv: (torch.float8_e4m3fn, torch.uint8, 448.0),
+        tl.bfloat16: (torch.bfloat16, torch.uint16, float("inf")),
+    }
+
+    def convert(data: Any, source: Any, target: Any, rounding: Any) -> Any:
+        if source != tl.float32 or target not in narrower:
+            return own(data, source, target, rounding)
+        dtype, bits, limit = narrower[target]
+        wide = torch.from_numpy(data.view("float32").copy())
+        return wide.clamp(-limit, limit).to(dtype).view(bits).numpy()
+
+    interpreter._convert_float = convert
+
+
 def answer(package: str, name: str) -> dict[str, str]:
     case = next(case for case in import_module(f"{package}.cases").CASES if case.name == name)
     reference = import_module(f"{package}.reference").run
@@ -54,6 +73,7 @@ def answer(package: str, name: str) -> dict[str, str]:
 
 def main() -> None:
     refuse_bfloat16_dots()
+    narrow_by_torch()
     torch.set_num_threads(1)
     # New tensors hold NaN until they are written.
     torch.use_deterministic_algorithms(True, warn_only=True)
