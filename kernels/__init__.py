@@ -31,13 +31,13 @@ __all__ = ["IMPLEMENTATIONS", "Ops", "load"]
 _log = logging.getLogger(__name__)
 
 IMPLEMENTATIONS: Mapping[str, tuple[str, ...]] = {
-    "rms_norm": ("reference",),
-    "add_rms_norm": ("reference",),
-    "qk_norm_rope_write": ("reference", "cpu"),
+    "rms_norm": ("reference", "cuda"),
+    "add_rms_norm": ("reference", "cuda"),
+    "qk_norm_rope_write": ("reference", "cpu", "cuda"),
     "paged_attention": ("reference", "cpu"),
-    "silu_mul": ("reference",),
-    "gelu_tanh_mul": ("reference",),
-    "take_rows": ("reference",),
+    "silu_mul": ("reference", "cuda"),
+    "gelu_tanh_mul": ("reference", "cuda"),
+    "take_rows": ("reference", "cuda"),
     "sample": ("reference", "cpu"),
     "pack_blocks": ("reference", "cuda"),
     "unpack_blocks": ("reference", "cuda"),
