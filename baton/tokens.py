@@ -39,6 +39,10 @@ class TokenIds(Sequence[int]):
         """The ids without a copy."""
         return memoryview(self.packed).cast("I")
 
+    def to_array(self) -> array[int]:
+        """A copy that can grow."""
+        return array("I", self.packed)
+
     def followed_by(self, token_ids: Sequence[int]) -> TokenIds:
         """These and then those; itself when there are none."""
         return TokenIds(self.packed + array("I", token_ids).tobytes()) if token_ids else self

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from baton.blocks import KvLayout
 from baton.engine.arena import HostArena
@@ -13,7 +12,6 @@ from baton.engine.masks import GuideMasks, Mask, allowed_one
 from baton.engine.sequence import Sequence
 from baton.engine.types import NewToken
 from baton.request import TokenLogprobs
-from baton.tokens import TokenIds
 
 _WORD_BYTES = 4
 
@@ -64,7 +62,7 @@ class EchoRunner:
         positions = np.arange(start, stop, dtype=np.uint32)
         table = sequence.table.array(-(-stop // self._block_size))
         blocks, offsets = table[positions // self._block_size], positions % self._block_size
-        self._ids[blocks, offsets] = _ids_of(sequence, start, stop)
+        self._ids[blocks, offsets] = sequence.token_ids[start:stop]
         self._positions[blocks, offsets] = positions
 
     def _draw(self, sequence: Sequence, mask: Mask | None) -> NewToken:
@@ -95,13 +93,6 @@ class EchoRunner:
         """Index of the word that holds a token's id."""
         index, offset = divmod(position, self._block_size)
         return sequence.table[index] * self._block_words + offset
-
-
-def _ids_of(sequence: Sequence, start: int, stop: int) -> NDArray[np.uint32] | list[int]:
-    given = sequence.spec.token_ids
-    if isinstance(given, TokenIds) and stop <= len(given):
-        return np.frombuffer(given.packed, dtype=np.uint32)[start:stop]
-    return sequence.token_ids[start:stop]
 
 
 def _block_words(layout: KvLayout) -> int:

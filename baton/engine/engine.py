@@ -28,6 +28,7 @@ from baton.engine.types import (
 from baton.engine.validation import check_resume, check_spec
 from baton.errors import InvalidRequest
 from baton.request import FinishReason
+from baton.tokens import TokenIds
 
 
 class Runner(Protocol):
@@ -109,7 +110,7 @@ class Engine:
             root=root_key(self.layout.namespace, spec.cache_salt),
             stop_ids=stops if spec.sampling.ignore_eos else stops | self._eos_ids,
             added_ns=time.monotonic_ns(),
-            token_ids=list(spec.token_ids),
+            token_ids=TokenIds.of(spec.token_ids).to_array(),
             must_receive=spec.receive,
         )
         self._num_arrived += 1

@@ -29,7 +29,7 @@ class BlockLedger:
             return False
         self._pool.hold(matched)
         num_new = self._layout.num_blocks(sequence.num_known) - len(matched)
-        sequence.table.extend(matched + [self._pool.allocate() for _ in range(num_new)])
+        sequence.table.extend(matched + self._pool.allocate(num_new))
         sequence.num_stored = len(matched)
         sequence.num_computed = len(matched) * self._layout.block_size
         return True
@@ -46,7 +46,7 @@ class BlockLedger:
         """Gives a sequence one more block; False if none is free."""
         if not self._pool.num_free:
             return False
-        sequence.table.extend([self._pool.allocate()])
+        sequence.table.extend(self._pool.allocate(1))
         return True
 
     def store_full(self, sequence: Sequence) -> None:
@@ -54,11 +54,10 @@ class BlockLedger:
         num_full = sequence.num_computed // self._layout.block_size
         if num_full <= sequence.num_stored:
             return
-        keys = self.keys(sequence, num_full)
-        table = sequence.table
-        for index in range(sequence.num_stored, num_full):
-            parent = table[index - 1] if index else None
-            table[index] = self._pool.store(table[index], keys[index], parent)
+        start, table = sequence.num_stored, sequence.table
+        keys = self.keys(sequence, num_full)[start:num_full]
+        parent = table[start - 1] if start else None
+        table.replace(start, self._pool.store(table.ids(start, num_full), keys, parent))
         sequence.num_stored = num_full
 
     def keys(self, sequence: Sequence, num_full: int) -> list[BlockKey]:

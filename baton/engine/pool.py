@@ -82,49 +82,71 @@ class BlockPool:
                     self._num_idle -= 1
                     self._add_busy_child(self._parents[block])
 
-    def allocate(self) -> int:
-        """A block with one holder and no key; evicts if it must. Needs `num_free > 0`."""
-        block = self._unused.pop() if self._unused else self._evict()
-        self._holders[block] = 1
-        self._num_held += 1
-        return block
+    def allocate(self, count: int) -> list[int]:
+        """Blocks with one holder and no key; evicts if it must. Needs `num_free >= count`."""
+        assert self.num_free >= count, f"{count} blocks of {self.num_free}"
+        num_unused = min(count, len(self._unused))
+        # From the end of the list, its last one first.
+        taken = self._unused[len(self._unused) - num_unused :][::-1]
+        del self._unused[len(self._unused) - num_unused :]
+        if num_unused < count:
+            taken += self._evict(count - num_unused)
+        holders = self._holders
+        for block in taken:
+            holders[block] = 1
+        self._num_held += count
+        return taken
 
     def release(self, block_ids: Iterable[int]) -> None:
         """Takes a holder from each block, in any order."""
+        holders, keys, busy_children = self._holders, self._keys, self._busy_children
         for block in block_ids:
-            assert self._holders[block] > 0, f"block {block} has no holder"
-            self._holders[block] -= 1
-            if self._holders[block]:
+            num_holders = holders[block] - 1
+            assert num_holders >= 0, f"block {block} has no holder"
+            holders[block] = num_holders
+            if num_holders:
                 continue
             self._num_held -= 1
-            if self._keys[block] is None:
+            if keys[block] is None:
                 self._unused.append(block)
-            elif not self._busy_children[block]:
+            elif not busy_children[block]:
                 self._rest(block)
 
-    def store(self, block_id: int, key: BlockKey, parent: int | None) -> int:
-        """Names a held block's content. `parent` is the cached block before it.
+    def store(
+        self, block_ids: Sequence[int], keys: Sequence[BlockKey], parent: int | None
+    ) -> list[int]:
+        """Names the content of held blocks that follow each other.
 
-        If another block has this key already, the holder moves over to that one. Returns the
-        holder's block.
+        `parent` is the cached block before the first of them. If another block has a key already,
+        the holder moves over to that one. Returns the holder's blocks.
         """
-        known = self._blocks.get(key)
-        if known is not None:
-            if known != block_id:
+        stored: list[int] = []
+        named: list[BlockKey] = []
+        blocks, all_keys, parents = self._blocks, self._keys, self._parents
+        for block, key in zip(block_ids, keys, strict=True):
+            known = blocks.get(key)
+            if known is None:
+                assert self._holders[block] > 0, f"block {block} has no holder"
+                assert all_keys[block] is None, f"block {block} has a key"
+                all_keys[block] = key
+                blocks[key] = block
+                parents[block] = parent
+                if parent is not None:
+                    assert all_keys[parent] is not None, f"parent {parent} is not cached"
+                    self._cached_children[parent] += 1
+                    if self._holders[parent]:  # as a rule: then its own parents know already
+                        self._busy_children[parent] += 1
+                    else:
+                        self._add_busy_child(parent)
+                named.append(key)
+            elif known != block:
                 self.hold([known])
-                self.release([block_id])
-            return known
-        assert self._holders[block_id] > 0, f"block {block_id} has no holder"
-        assert self._keys[block_id] is None, f"block {block_id} has a key"
-        self._keys[block_id] = key
-        self._blocks[key] = block_id
-        self._parents[block_id] = parent
-        if parent is not None:
-            assert self._keys[parent] is not None, f"parent {parent} is not cached"
-            self._cached_children[parent] += 1
-            self._add_busy_child(parent)
-        self._events.append(BlockEvent(BlockEventKind.STORED, key))
-        return block_id
+                self.release([block])
+                block = known
+            stored.append(block)
+            parent = block
+        self._note(BlockEventKind.STORED, named)
+        return stored
 
     def pin(self, keys: Iterable[BlockKey]) -> list[tuple[BlockKey, int]]:
         """Holds the cached ones of `keys` until `unpin`."""
@@ -171,6 +193,7 @@ class BlockPool:
 
         So a parent is always younger than its children, whatever the order of release.
         """
+        busy_children, holders = self._busy_children, self._holders
         while block is not None:
             self._num_idle += 1
             self._clock += 1
@@ -179,8 +202,8 @@ class BlockPool:
                 self._push_leaf(block)
             parent = self._parents[block]
             if parent is not None:
-                self._busy_children[parent] -= 1
-                if self._is_busy(parent):
+                busy_children[parent] -= 1
+                if busy_children[parent] or holders[parent]:
                     return
             block = parent
 
@@ -198,20 +221,41 @@ class BlockPool:
             and not self._cached_children[block]
         )
 
-    def _evict(self) -> int:
-        while True:
+    def _evict(self, count: int) -> list[int]:
+        evicted: list[int] = []
+        removed: list[BlockKey] = []
+        while len(evicted) < count:
             last_use, block = heapq.heappop(self._leaves)
             if self._is_leaf(last_use, block):
-                break
-        key, parent = self._keys[block], self._parents[block]
-        assert key is not None
-        del self._blocks[key]
-        self._keys[block] = None
-        self._parents[block] = None
-        self._num_idle -= 1
-        self._events.append(BlockEvent(BlockEventKind.REMOVED, key))
-        if parent is not None:
+                self._evict_chain(block, count, evicted, removed)
+        self._num_idle -= count
+        self._note(BlockEventKind.REMOVED, removed)
+        return evicted
+
+    def _evict_chain(
+        self, leaf: int, count: int, evicted: list[int], removed: list[BlockKey]
+    ) -> None:
+        """From a leaf towards the root, for as long as no other leaf is older."""
+        block = leaf
+        while True:
+            key, parent = self._keys[block], self._parents[block]
+            assert key is not None
+            del self._blocks[key]
+            self._keys[block] = None
+            self._parents[block] = None
+            evicted.append(block)
+            removed.append(key)
+            if parent is None:
+                return
             self._cached_children[parent] -= 1
-            if not self._cached_children[parent] and not self._holders[parent]:
+            if self._cached_children[parent] or self._holders[parent]:
+                return
+            next_use = (self._last_use[parent], parent)
+            if len(evicted) == count or (self._leaves and self._leaves[0] < next_use):
                 self._push_leaf(parent)
-        return block
+                return
+            block = parent
+
+    def _note(self, kind: BlockEventKind, keys: list[BlockKey]) -> None:
+        if keys:
+            self._events.append(BlockEvent(kind, keys))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence as Rows
 from typing import Any
 
@@ -51,7 +52,9 @@ class DrawState:
         count = sampling.logprobs_count
         self.logprobs_count = None if count is None else min(count, vocab_size)
         repeats = sampling.repetition_penalty != 1.0
-        self.prompt = self._ids(sequence.token_ids[: self._prompt_len]) if repeats else None
+        self.prompt = (
+            self._ids(sequence.token_ids[: self._prompt_len].tolist()) if repeats else None
+        )
         grows = repeats or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
         self._output = _GrowingIds(device) if grows else None
         # A guided sequence's mask sees to `min_tokens`: it knows what else there is to draw.
@@ -90,7 +93,7 @@ class _GrowingIds:
         self._tensor = torch.empty(64, dtype=torch.int64, device=device)
         self._len = 0
 
-    def extended(self, token_ids: list[int], skip: int) -> Tensor:
+    def extended(self, token_ids: array[int], skip: int) -> Tensor:
         """Catches up with `token_ids[skip:]`."""
         size = len(token_ids) - skip
         if size > len(self._tensor):
@@ -98,7 +101,7 @@ class _GrowingIds:
             grown[: self._len] = self._tensor[: self._len]
             self._tensor = grown
         if size > self._len:
-            self._tensor[self._len : size] = torch.tensor(token_ids[skip + self._len :])
+            self._tensor[self._len : size] = torch.tensor(token_ids[skip + self._len :].tolist())
             self._len = size
         return self._tensor[:size]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -40,9 +41,6 @@ class BlockTable:
     def __getitem__(self, index: int) -> int:
         return int(self._array[index])
 
-    def __setitem__(self, index: int, block_id: int) -> None:
-        self._array[index] = block_id
-
     def extend(self, block_ids: list[int]) -> None:
         """Appends blocks."""
         size = self._len + len(block_ids)
@@ -52,6 +50,10 @@ class BlockTable:
             self._array = grown
         self._array[self._len : size] = block_ids
         self._len = size
+
+    def replace(self, start: int, block_ids: list[int]) -> None:
+        """Puts other blocks in the place of those from `start` on."""
+        self._array[start : start + len(block_ids)] = block_ids
 
     def ids(self, start: int = 0, stop: int | None = None) -> list[int]:
         """Block ids of a range."""
@@ -79,8 +81,8 @@ class Sequence:
     stop_ids: frozenset[int]
     """Ids that end the sequence once `min_tokens` are there."""
     added_ns: int
-    token_ids: list[int] = field(default_factory=list)
-    """Known tokens: the spec's, then drawn ones."""
+    token_ids: array[int] = field(default_factory=lambda: array("I"))
+    """Known tokens: the spec's, then drawn ones; uint32, no object for each."""
     num_computed: int = 0
     """Tokens whose keys and values lie in the blocks."""
     table: BlockTable = field(default_factory=BlockTable)

@@ -147,7 +147,7 @@ class Finished:
 
 
 class BlockEventKind(Enum):
-    """What happened to a cached block."""
+    """What happened to cached blocks."""
 
     STORED = 1
     REMOVED = 2
@@ -156,10 +156,14 @@ class BlockEventKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class BlockEvent:
-    """A change of the prefix cache, in order."""
+    """Changes of the prefix cache that follow each other and are of one kind.
+
+    One object for the blocks of a step instead of one for each: a long prompt has a thousand.
+    """
 
     kind: BlockEventKind
-    key: BlockKey
+    keys: Sequence[BlockKey]
+    """In order; none with CLEARED."""
 
 
 @dataclass(frozen=True, slots=True)

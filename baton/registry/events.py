@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
 from typing import Protocol
 
 from baton.blocks import KEY_BYTES, BlockKey, split_keys
@@ -17,16 +15,16 @@ MAX_BATCH_EVENTS = 1024
 MAX_STREAM_ENTRIES = 1000
 """50 s at one entry per 50 ms, and 18 MB at the very most."""
 MAX_BUFFERED_EVENTS = 65_536
-"""About 10 MB of Python objects; beyond it a snapshot is cheaper than the events."""
+"""About a megabyte; beyond it a snapshot is cheaper than the events."""
 
 STORED, REMOVED, CLEARED = 1, 2, 3
 _NO_KEY = bytes(KEY_BYTES)
 
 
 class CacheEvent(Protocol):
-    """A change of a prefix cache, such as the engine's `BlockEvent`.
+    """Changes of a prefix cache that are of one kind, such as the engine's `BlockEvent`.
 
-    Its kind's value is 1 (stored), 2 (removed) or 3 (cleared); a cleared event's key means nothing.
+    Its kind's value is 1 (stored), 2 (removed) or 3 (cleared; one event, whatever its keys).
     """
 
     @property
@@ -34,8 +32,8 @@ class CacheEvent(Protocol):
         """What happened."""
 
     @property
-    def key(self) -> BlockKey:
-        """To which block."""
+    def keys(self) -> Sequence[BlockKey]:
+        """To which blocks, in order; each counts as an event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,13 @@ class EventBatch:
     first_seq: int
     kinds: bytes
     """One byte an event."""
-    keys: tuple[BlockKey, ...]
+    joined_keys: bytes
+    """16 bytes an event; those of a cleared event mean nothing."""
+
+    @property
+    def keys(self) -> list[BlockKey]:
+        """Each event's key."""
+        return split_keys(self.joined_keys)
 
     @property
     def last_seq(self) -> int:
@@ -59,19 +63,19 @@ class EventBatch:
             "epoch": self.epoch,
             "seq": self.first_seq,
             "kinds": self.kinds,
-            "keys": b"".join(self.keys),
+            "keys": self.joined_keys,
         }
 
     @classmethod
     def from_fields(cls, raw: Mapping[bytes, bytes]) -> EventBatch:
         """The batch behind a stream entry. Raises ValueError where it makes no sense."""
         try:
-            kinds, keys = raw[b"kinds"], tuple(split_keys(raw[b"keys"]))
+            kinds, keys = raw[b"kinds"], raw[b"keys"]
             batch = cls(raw[b"epoch"].decode(), int(raw[b"seq"]), kinds, keys)
         except KeyError as error:
             raise ValueError(f"an event entry lacks {error}") from error
-        if len(kinds) != len(keys):
-            raise ValueError(f"an event entry has {len(kinds)} kinds and {len(keys)} keys")
+        if len(keys) != len(kinds) * KEY_BYTES:
+            raise ValueError(f"an event entry has {len(kinds)} kinds and {len(keys)} bytes of keys")
         return batch
 
 
@@ -86,11 +90,13 @@ class EventBuffer:
         self.epoch = epoch
         self.num_lost = 0
         self._limit = limit
-        self._pending: deque[CacheEvent] = deque()
+        # Packed: a thousand events are two copies instead of a thousand objects.
+        self._kinds = bytearray()
+        self._keys = bytearray()
         self._last_seq = 0
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return len(self._kinds)
 
     @property
     def last_seq(self) -> int:
@@ -100,42 +106,46 @@ class EventBuffer:
     def append(self, events: Iterable[CacheEvent]) -> None:
         """Numbers and keeps events."""
         for event in events:
-            if len(self._pending) >= self._limit:
-                self.drop()
-            self._pending.append(event)
-            self._last_seq += 1
+            keys = event.keys if event.kind.value != CLEARED else (BlockKey(_NO_KEY),)
+            for at in range(0, len(keys), self._limit):
+                self._keep(event.kind.value, keys[at : at + self._limit])
+
+    def _keep(self, kind: int, keys: Sequence[BlockKey]) -> None:
+        if len(self) + len(keys) > self._limit:
+            self.drop()
+        self._kinds += bytes([kind]) * len(keys)
+        self._keys += b"".join(keys)
+        self._last_seq += len(keys)
 
     def drop(self) -> None:
         """Gives up what is pending: gateways will see a gap."""
-        self.num_lost += len(self._pending)
-        self._pending.clear()
+        self.num_lost += len(self)
+        self._kinds.clear()
+        self._keys.clear()
 
     def marker(self) -> EventBatch:
         """An empty batch that names the next event: shows a gap even when no event follows."""
-        return EventBatch(self.epoch, self._first_pending, b"", ())
+        return EventBatch(self.epoch, self._first_pending, b"", b"")
 
     def batches(self, most: int) -> list[EventBatch]:
         """The oldest pending events in up to this many batches; they stay until `sent`."""
-        chosen = list(islice(self._pending, most * MAX_BATCH_EVENTS))
+        size = MAX_BATCH_EVENTS
         return [
             EventBatch(
                 self.epoch,
                 self._first_pending + at,
-                bytes([event.kind.value for event in chosen[at : at + MAX_BATCH_EVENTS]]),
-                tuple([_key_of(event) for event in chosen[at : at + MAX_BATCH_EVENTS]]),
+                bytes(self._kinds[at : at + size]),
+                bytes(self._keys[at * KEY_BYTES : (at + size) * KEY_BYTES]),
             )
-            for at in range(0, len(chosen), MAX_BATCH_EVENTS)
+            for at in range(0, min(len(self), most * size), size)
         ]
 
     def sent(self, last_seq: int) -> None:
         """Redis has all events up to this one."""
-        for _ in range(min(last_seq - self._first_pending + 1, len(self._pending))):
-            self._pending.popleft()
+        num_sent = max(0, min(last_seq - self._first_pending + 1, len(self)))
+        del self._kinds[:num_sent]
+        del self._keys[: num_sent * KEY_BYTES]
 
     @property
     def _first_pending(self) -> int:
-        return self._last_seq - len(self._pending) + 1
-
-
-def _key_of(event: CacheEvent) -> BlockKey:
-    return BlockKey(_NO_KEY) if event.kind.value == CLEARED else event.key
+        return self._last_seq - len(self) + 1

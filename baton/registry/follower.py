@@ -10,6 +10,7 @@ from itertools import compress
 import structlog
 from redis.exceptions import RedisError
 
+from baton.blocks import BlockKey
 from baton.policy.index import BlockIndex
 from baton.registry.client import FAILURES, Client, Entry, milliseconds
 from baton.registry.events import CLEARED, STORED, EventBatch
@@ -170,19 +171,20 @@ class Follower:
         if batch.last_seq <= cursor.seq:
             return True
         worker_id = cursor.record.worker_id
-        if CLEARED in batch.kinds or len(set(batch.keys)) < len(batch.keys):
-            self._apply_in_order(worker_id, batch)
+        keys = batch.keys
+        if CLEARED in batch.kinds or len(set(keys)) < len(keys):
+            self._apply_in_order(worker_id, batch.kinds, keys)
         else:
             # No key comes twice, so the order does not matter.
             is_stored = batch.kinds.translate(_IS_STORED)
             is_removed = batch.kinds.translate(_IS_REMOVED)
-            self._index.remove_all(worker_id, compress(batch.keys, is_removed))
-            self._index.store_all(worker_id, compress(batch.keys, is_stored))
+            self._index.remove_all(worker_id, compress(keys, is_removed))
+            self._index.store_all(worker_id, compress(keys, is_stored))
         cursor.seq = batch.last_seq
         return True
 
-    def _apply_in_order(self, worker_id: str, batch: EventBatch) -> None:
-        for kind, key in zip(batch.kinds, batch.keys, strict=True):
+    def _apply_in_order(self, worker_id: str, kinds: bytes, keys: list[BlockKey]) -> None:
+        for kind, key in zip(kinds, keys, strict=True):
             if kind == STORED:
                 self._index.store(worker_id, key)
             elif kind == CLEARED:

@@ -48,9 +48,9 @@ def observe(output: StepOutput) -> None:
     _used.set(load.num_used_blocks)
     _free.set(load.num_blocks - load.num_used_blocks)
     _preemptions.set(load.num_preemptions)
-    removed = sum(event.kind is BlockEventKind.REMOVED for event in output.block_events)
-    if removed:
-        _evictions.inc(removed)
+    for event in output.block_events:
+        if event.kind is BlockEventKind.REMOVED:
+            _evictions.inc(len(event.keys))
 
 
 def observe_ratio(ratio: float) -> None:

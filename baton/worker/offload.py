@@ -47,9 +47,10 @@ class Offloader:
     def _deliver(self, output: StepOutput) -> None:
         for event in output.block_events:
             if event.kind is BlockEventKind.STORED:
-                self._waiting[event.key] = None
+                self._waiting.update(dict.fromkeys(event.keys))
             elif event.kind is BlockEventKind.REMOVED:
-                self._waiting.pop(event.key, None)
+                for key in event.keys:
+                    self._waiting.pop(key, None)
             else:
                 self._waiting.clear()
         while len(self._waiting) > MAX_WAITING:

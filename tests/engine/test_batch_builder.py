@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import torch
 from fake_model import spec_of
 
@@ -11,7 +13,7 @@ from baton.engine.sequence import Sequence
 
 def sequence(token_ids: list[int], blocks: list[int], num_computed: int) -> Sequence:
     spec = spec_of("s", token_ids)
-    made = Sequence(spec, (0, 0), b"", frozenset(), 0, list(token_ids), num_computed)
+    made = Sequence(spec, (0, 0), b"", frozenset(), 0, array("I", token_ids), num_computed)
     made.table.extend(blocks)
     return made
 
@@ -60,7 +62,7 @@ def test_a_table_grows_beyond_its_first_room() -> None:
     made = sequence(list(range(2, 62)), list(range(20)), 0)
 
     made.table.extend([55])
-    made.table[3] = 44
+    made.table.replace(3, [44])
 
     assert made.table.ids() == [0, 1, 2, 44, *range(4, 20), 55]
     assert made.table.ids(19) == [19, 55]

@@ -125,7 +125,8 @@ def test_received_blocks_enter_the_prefix_cache() -> None:
     engine.resume("s", 9, NewToken("s", 5))
 
     assert engine.cached_keys() == list(reserved.block_keys)
-    assert [event.key for event in engine.step().block_events] == list(reserved.block_keys)
+    (event,) = engine.step().block_events
+    assert list(event.keys) == list(reserved.block_keys)
 
 
 def test_a_received_token_obeys_the_same_rules_and_is_reported() -> None:

@@ -118,10 +118,11 @@ class EngineMachine(RuleBasedStateMachine):
                 self.kept[name] = self.progress[name]
         for event in output.block_events:
             if event.kind is BlockEventKind.STORED:
-                assert event.key not in self.replayed
-                self.replayed.add(event.key)
+                assert not self.replayed & set(event.keys)
+                self.replayed.update(event.keys)
             else:
-                self.replayed.remove(event.key)
+                assert self.replayed >= set(event.keys)
+                self.replayed.difference_update(event.keys)
         assert output.load.num_used_blocks == self.engine.num_used_blocks
 
     def _check_progress(self, progress: Progress) -> None:

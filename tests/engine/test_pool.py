@@ -25,19 +25,18 @@ def cache_chain(pool: BlockPool, *token_ids: int) -> list[int]:
     """Allocates and stores a chain; the caller holds it."""
     blocks: list[int] = []
     for key in keys_of(*token_ids):
-        block = pool.allocate()
-        blocks.append(pool.store(block, key, blocks[-1] if blocks else None))
+        blocks += pool.store(pool.allocate(1), [key], blocks[-1] if blocks else None)
     return blocks
 
 
 def test_a_released_block_without_a_key_is_free_again() -> None:
     pool = BlockPool(2)
-    first, second = pool.allocate(), pool.allocate()
+    first, second = pool.allocate(2)
 
     pool.release([first])
 
     assert (pool.num_free, pool.num_used) == (1, 1)
-    assert pool.allocate() == first != second
+    assert pool.allocate(1) == [first] != [second]
 
 
 def test_a_cached_block_is_found_after_its_holders_left() -> None:
@@ -57,13 +56,12 @@ def test_the_least_recently_used_chain_goes_first_and_from_its_leaf() -> None:
     pool.release(old)
     pool.release(new)
 
-    evicted = [pool.allocate() for _ in range(4)]
+    evicted = pool.allocate(4)
 
     assert evicted == [old[1], old[0], new[1], new[0]]
-    assert [event.key for event in pool.take_events()[4:]] == [
-        *reversed(keys_of(1, 2)),
-        *reversed(keys_of(5, 6)),
-    ]
+    assert pool.take_events()[-1] == BlockEvent(
+        BlockEventKind.REMOVED, [*reversed(keys_of(1, 2)), *reversed(keys_of(5, 6))]
+    )
 
 
 def test_a_block_that_was_used_again_is_evicted_last() -> None:
@@ -74,7 +72,7 @@ def test_a_block_that_was_used_again_is_evicted_last() -> None:
     pool.hold(one)
     pool.release(one)
 
-    assert pool.allocate() == two[0]
+    assert pool.allocate(1) == two
 
 
 def test_a_parent_of_a_held_block_is_neither_free_nor_evicted() -> None:
@@ -86,7 +84,7 @@ def test_a_parent_of_a_held_block_is_neither_free_nor_evicted() -> None:
 
     assert pool.num_used == 1
     assert pool.num_free == 1
-    assert pool.allocate() not in blocks
+    assert pool.allocate(1)[0] not in blocks
     assert pool.num_free == 0
 
 
@@ -96,21 +94,21 @@ def test_a_parent_that_was_a_leaf_once_is_not_evicted_before_its_pinned_child() 
     pool.release(parent)
     pool.release(other)
     pool.hold(parent)
-    child = pool.store(pool.allocate(), keys_of(1, 2)[1], parent[0])
+    (child,) = pool.store(pool.allocate(1), keys_of(1, 2)[1:], parent[0])
     pool.pin(keys_of(1, 2)[1:])
     pool.release([*parent, child])
 
-    assert (pool.num_free, pool.allocate()) == (1, other[0])
+    assert (pool.num_free, pool.allocate(1)) == (1, other)
     pool.unpin(keys_of(1, 2)[1:])
-    assert [pool.allocate(), pool.allocate()] == [child, parent[0]]
+    assert pool.allocate(2) == [child, parent[0]]
 
 
 def test_storing_a_known_key_moves_the_holder_to_the_cached_block() -> None:
     pool = BlockPool(3)
     cached = cache_chain(pool, 1)
-    twin = pool.allocate()
+    (twin,) = pool.allocate(1)
 
-    block = pool.store(twin, keys_of(1)[0], None)
+    (block,) = pool.store([twin], keys_of(1), None)
 
     assert block == cached[0]
     assert pool.num_used == 1
@@ -173,11 +171,12 @@ class PoolMachine(RuleBasedStateMachine):
             found.update([self.pool._blocks[key]])
         return found
 
-    def allocate(self) -> int:
+    def allocate(self, count: int) -> list[int]:
         held = self.held()
-        block = self.pool.allocate()
-        assert not held[block], "a held block was handed out"
-        return block
+        blocks = self.pool.allocate(count)
+        assert len(set(blocks)) == count
+        assert not any(held[block] for block in blocks), "a held block was handed out"
+        return blocks
 
     @rule(token_ids=st.lists(st.integers(0, 2), min_size=1, max_size=4))
     def start(self, token_ids: list[int]) -> None:
@@ -186,33 +185,31 @@ class PoolMachine(RuleBasedStateMachine):
         if self.pool.has_room(blocks, len(token_ids) - len(blocks)):
             self.pool.hold(blocks)
             self.chains.append((token_ids[: len(blocks)], list(blocks)))
-            for token_id in token_ids[len(blocks) :]:
-                self._extend(len(self.chains) - 1, token_id)
+            self._extend(len(self.chains) - 1, token_ids[len(blocks) :])
 
     @precondition(lambda self: self.chains and self.pool.num_free)
     @rule(index=st.integers(0), token_id=st.integers(0, 2))
     def extend(self, index: int, token_id: int) -> None:
-        self._extend(index % len(self.chains), token_id)
+        self._extend(index % len(self.chains), [token_id])
 
-    def _extend(self, index: int, token_id: int) -> None:
+    def _extend(self, index: int, more: list[int]) -> None:
         token_ids, blocks = self.chains[index]
-        block = self.allocate()
-        self.loose.append(block)
-        key = keys_of(*token_ids, token_id)[-1]
-        known = self.pool.match(keys_of(*token_ids, token_id))[len(token_ids) :]
-        stored = self.pool.store(block, key, blocks[-1] if blocks else None)
-        self.loose.remove(block)
-        assert stored == (known[0] if known else block)
-        self.chains[index] = ([*token_ids, token_id], [*blocks, stored])
+        fresh = self.allocate(len(more))
+        keys = keys_of(*token_ids, *more)
+        # Only its end may be unknown: what is cached of a chain is whole.
+        known = self.pool.match(keys)[len(token_ids) :]
+        stored = self.pool.store(fresh, keys[len(token_ids) :], blocks[-1] if blocks else None)
+        assert stored == known + fresh[len(known) :]
+        self.chains[index] = ([*token_ids, *more], [*blocks, *stored])
 
     @precondition(lambda self: self.pool.num_free)
     @rule()
     def take_loose(self) -> None:
-        self.loose.append(self.allocate())
+        self.loose += self.allocate(1)
 
     @rule()
     def take_all_that_is_free(self) -> None:
-        taken = [self.allocate() for _ in range(self.pool.num_free)]
+        taken = self.allocate(self.pool.num_free)
         assert self.pool.num_free == 0
         self.pool.release(taken)
 
@@ -249,10 +246,11 @@ class PoolMachine(RuleBasedStateMachine):
     def events_replayed_give_the_cached_keys(self) -> None:
         for event in self.pool.take_events():
             if event.kind is BlockEventKind.STORED:
-                assert event.key not in self.replayed
-                self.replayed[event.key] = True
+                assert not self.replayed.keys() & set(event.keys)
+                self.replayed.update(dict.fromkeys(event.keys, True))
             else:
-                del self.replayed[event.key]
+                for key in event.keys:
+                    del self.replayed[key]
         assert set(self.pool.cached_keys()) == set(self.replayed)
         assert len(self.pool.cached_keys()) == len(self.replayed)
 
@@ -275,7 +273,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.release(self.loose)
         self.pool.unpin(self.pins)
         assert (self.pool.num_used, self.pool.num_free) == (0, self.NUM_BLOCKS)
-        assert sorted(self.pool.allocate() for _ in range(self.NUM_BLOCKS)) == list(range(6))
+        assert sorted(self.pool.allocate(self.NUM_BLOCKS)) == list(range(6))
         assert self.pool.cached_keys() == []
 
 
@@ -293,5 +291,5 @@ def test_many_reuses_do_not_grow_the_pool() -> None:
         pool.release(blocks)
 
     assert len(pool._leaves) <= 2 * pool.num_blocks + 64
-    assert [pool.allocate() for _ in range(4)][1:] == list(reversed(blocks))
-    assert BlockEvent(BlockEventKind.REMOVED, keys_of(1)[0]) in pool.take_events()
+    assert pool.allocate(4)[1:] == list(reversed(blocks))
+    assert pool.take_events()[-1].keys[-1] == keys_of(1)[0]

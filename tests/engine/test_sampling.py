@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import torch
 from fake_model import greedy, spec_of
 
@@ -27,7 +29,7 @@ class Recorder:
 
 def sequence(sampling: SamplingParams, output: tuple[int, ...] = (), **rest: object) -> Sequence:
     spec = spec_of("s", (5, 6, 5), sampling, **rest)
-    return Sequence(spec, (0, 0), b"", frozenset({1, 9}), 0, [*spec.token_ids, *output])
+    return Sequence(spec, (0, 0), b"", frozenset({1, 9}), 0, array("I", [*spec.token_ids, *output]))
 
 
 def rows_of(*sequences: Sequence, sampler: Sampler | None = None) -> SampleRows:
@@ -83,7 +85,7 @@ def test_stop_ids_are_forbidden_until_min_tokens_are_there() -> None:
     made = sequence(greedy(min_tokens=2, logit_bias={9: 5.0, 3: -1.0}))
 
     first = rows_of(made, sampler=sampler)
-    made.token_ids += [7, 7]
+    made.token_ids.extend([7, 7])
     third = rows_of(made, sampler=sampler)
 
     inf = float("inf")

@@ -117,9 +117,7 @@ async def test_workers_found_in_redis_serve_and_their_events_steer(model_folder)
         holder = cluster.workers["decode-1"]
         # Its snapshot is empty and will not be asked for twice: what follows is known by events.
         await eventually(lambda: holder.num_snapshots == 1)
-        cluster.announcers["decode-1"].publish_events(
-            [BlockEvent(BlockEventKind.STORED, key) for key in keys]
-        )
+        cluster.announcers["decode-1"].publish_events([BlockEvent(BlockEventKind.STORED, keys)])
 
         went_to: list[str] = []
 

@@ -95,7 +95,7 @@ class Worker:
         await close(self.announcer._client)
 
     def _publish(self, kind: BlockEventKind, numbers: Iterable[int]) -> None:
-        self.announcer.publish_events([BlockEvent(kind, block_key(n)) for n in numbers])
+        self.announcer.publish_events([BlockEvent(kind, [block_key(n) for n in numbers])])
 
 
 @dataclass
