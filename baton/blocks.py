@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import NewType
+from typing import NewType, overload
 
 import xxhash
 
@@ -66,15 +66,21 @@ def root_key(namespace: str, cache_salt: str = "") -> bytes:
 
 
 def chain_keys(
-    root: bytes, token_ids: Sequence[int], block_size: int, parents: Sequence[BlockKey] = ()
+    root: bytes,
+    token_ids: Sequence[int],
+    block_size: int,
+    parents: Sequence[BlockKey] = (),
+    limit: int | None = None,
 ) -> list[BlockKey]:
     """Keys of the full blocks of `token_ids`, continuing behind the `parents` already known.
 
-    Each key is BLAKE2b-128, keyed by the root, over the parent's key and the block's tokens
+    No more than the first `limit` blocks, `parents` included. Each key is BLAKE2b-128, keyed by the root, over the parent's key and the block's tokens
     (uint32, little-endian). Returns the keys behind `parents` only.
     """
     start = len(parents)
     stop = len(token_ids) // block_size
+    if limit is not None:
+        stop = min(stop, limit)
     if start >= stop:
         return []
     packed = pack_tokens(token_ids[start * block_size : stop * block_size])
@@ -89,6 +95,39 @@ def chain_keys(
         parent = digest.digest()
         keys.append(BlockKey(parent))
     return keys
+
+
+class KeyChain(Sequence[BlockKey]):
+    """The keys of a prompt's full blocks, each made when it is first asked for.
+
+    Whoever looks for a cached prefix asks no further than it reaches: of a prompt that nobody
+    caches, a few keys are made instead of thousands.
+    """
+
+    STEP = 32
+    """So many are made at once, at the least."""
+
+    def __init__(self, root: bytes, token_ids: Sequence[int], block_size: int) -> None:
+        self._root = root
+        self._token_ids = token_ids
+        self._block_size = block_size
+        self._keys: list[BlockKey] = []
+
+    def __len__(self) -> int:
+        return len(self._token_ids) // self._block_size
+
+    @overload
+    def __getitem__(self, index: int) -> BlockKey: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[BlockKey]: ...
+    def __getitem__(self, index: int | slice) -> BlockKey | list[BlockKey]:
+        places = range(len(self))[index]
+        last = places if isinstance(places, int) else max(places, default=-1)
+        if last >= len(self._keys):
+            limit = max(last + 1, len(self._keys) + self.STEP)
+            tokens, size = self._token_ids, self._block_size
+            self._keys += chain_keys(self._root, tokens, size, self._keys, limit)
+        return self._keys[index]
 
 
 def split_keys(joined: bytes) -> list[BlockKey]:

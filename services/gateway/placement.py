@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from baton.blocks import BlockKey, KvLayout, chain_keys, root_key
+from baton.blocks import BlockKey, KeyChain, KvLayout, root_key
 from baton.errors import NoWorker, WorkerLost
 from baton.policy.decision import Decision
 from baton.policy.routing import RouteRequest, RoutingConfig, choose
@@ -71,14 +71,14 @@ class Placer:
     async def _place(self, cargo: _Cargo, until: float, span: Span) -> None:
         request, model = cargo.request, cargo.request.command.model
         layout: KvLayout | None = None
-        keys: list[BlockKey] = []
+        keys: Sequence[BlockKey] = ()
         reason = ""
         while not request.is_over:
             live = {worker.record.worker_id: worker for worker in self._fleet.decode_workers(model)}
             newest = next((w.record.layout for w in live.values() if w.record.layout), None)
             if newest is not None and newest != layout:
                 layout = newest
-                keys = await _chain(layout, cargo)
+                keys = await self._chain(layout, cargo)
                 continue  # others may have come or gone meanwhile
             decision = self._decide(cargo, keys, live)
             worker = live.get(decision.decode.worker_id or "")
@@ -93,6 +93,16 @@ class Placer:
                     continue
             reason = "; ".join(map(str, decision.decode.rejected)) or reason
             await self._wait(request, until, reason)
+
+    async def _chain(self, layout: KvLayout, cargo: _Cargo) -> Sequence[BlockKey]:
+        root = root_key(layout.namespace, cargo.request.command.cache_salt)
+        keys = KeyChain(root, cargo.token_ids, layout.block_size)
+        # What nobody caches is not hashed at all.
+        if len(cargo.token_ids) > LONG_PROMPT_TOKENS and self._fleet.directory.index.match(
+            keys[:1]
+        ):
+            await asyncio.to_thread(keys.__getitem__, -1)
+        return keys
 
     def _decide(
         self, cargo: _Cargo, keys: Sequence[BlockKey], live: dict[str, DecodeWorker]
@@ -172,10 +182,3 @@ class Placer:
                 f"{self._worker_wait_s:g} s" + (f": {reason}" if reason else ""),
                 retry_after_s=1.0,
             )
-
-
-async def _chain(layout: KvLayout, cargo: _Cargo) -> list[BlockKey]:
-    root = root_key(layout.namespace, cargo.request.command.cache_salt)
-    if len(cargo.token_ids) <= LONG_PROMPT_TOKENS:
-        return chain_keys(root, cargo.token_ids, layout.block_size)
-    return await asyncio.to_thread(chain_keys, root, cargo.token_ids, layout.block_size)
