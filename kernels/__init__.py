@@ -17,10 +17,12 @@ from kernels.add_rms_norm import AddRmsNorm
 from kernels.case import difference
 from kernels.gelu_tanh_mul import GeluTanhMul
 from kernels.launch import is_interpreted
+from kernels.mix_experts import MixExperts
 from kernels.pack_blocks import PackBlocks
 from kernels.paged_attention import PagedAttention
 from kernels.qk_norm_rope_write import QkNormRopeWrite
 from kernels.rms_norm import RmsNorm
+from kernels.route_experts import RouteExperts
 from kernels.sample import Sample
 from kernels.silu_mul import SiluMul
 from kernels.take_rows import TakeRows
@@ -41,6 +43,8 @@ IMPLEMENTATIONS: Mapping[str, tuple[str, ...]] = {
     "sample": ("reference", "cpu"),
     "pack_blocks": ("reference", "cuda"),
     "unpack_blocks": ("reference", "cuda"),
+    "route_experts": ("reference", "cuda"),
+    "mix_experts": ("reference", "cpu", "cuda"),
 }
 """What there is for each op: `reference` runs anywhere, others on the device they name."""
 
@@ -59,6 +63,8 @@ class Ops:
     sample: Sample
     pack_blocks: PackBlocks
     unpack_blocks: UnpackBlocks
+    route_experts: RouteExperts
+    mix_experts: MixExperts
     chosen: Mapping[str, str]
     """Each op's implementation, for logs and reports."""
 
