@@ -74,8 +74,9 @@ def chain_keys(
 ) -> list[BlockKey]:
     """Keys of the full blocks of `token_ids`, continuing behind the `parents` already known.
 
-    No more than the first `limit` blocks, `parents` included. Each key is BLAKE2b-128, keyed by the root, over the parent's key and the block's tokens
-    (uint32, little-endian). Returns the keys behind `parents` only.
+    No more than the first `limit` blocks, `parents` included. Each key is BLAKE2b-128, keyed by the
+    root, over the parent's key and the block's tokens (uint32, little-endian). Returns the keys
+    behind `parents` only.
     """
     start = len(parents)
     stop = len(token_ids) // block_size
@@ -121,13 +122,23 @@ class KeyChain(Sequence[BlockKey]):
     @overload
     def __getitem__(self, index: slice) -> list[BlockKey]: ...
     def __getitem__(self, index: int | slice) -> BlockKey | list[BlockKey]:
+        # Counted from the end of the whole chain, not of what is made of it.
         places = range(len(self))[index]
-        last = places if isinstance(places, int) else max(places, default=-1)
-        if last >= len(self._keys):
-            limit = max(last + 1, len(self._keys) + self.STEP)
-            tokens, size = self._token_ids, self._block_size
-            self._keys += chain_keys(self._root, tokens, size, self._keys, limit)
-        return self._keys[index]
+        if isinstance(places, int):
+            self._make(places + 1)
+            return self._keys[places]
+        self._make(max(places, default=-1) + 1)
+        if places.step == 1:
+            return self._keys[places.start : places.stop]
+        return [self._keys[place] for place in places]
+
+    def _make(self, count: int) -> None:
+        num_made = len(self._keys)
+        if count > num_made:
+            limit = max(count, num_made + self.STEP)
+            self._keys += chain_keys(
+                self._root, self._token_ids, self._block_size, self._keys, limit
+            )
 
 
 def split_keys(joined: bytes) -> list[BlockKey]:
