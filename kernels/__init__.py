@@ -18,6 +18,7 @@ from kernels.case import difference
 from kernels.gelu_tanh_mul import GeluTanhMul
 from kernels.launch import is_interpreted
 from kernels.mix_experts import MixExperts
+from kernels.mla_decode import MlaDecode
 from kernels.pack_blocks import PackBlocks
 from kernels.paged_attention import PagedAttention
 from kernels.qk_norm_rope_write import QkNormRopeWrite
@@ -45,6 +46,7 @@ IMPLEMENTATIONS: Mapping[str, tuple[str, ...]] = {
     "unpack_blocks": ("reference", "cuda"),
     "route_experts": ("reference", "cuda"),
     "mix_experts": ("reference", "cpu", "cuda"),
+    "mla_decode": ("reference", "cuda"),
 }
 """What there is for each op: `reference` runs anywhere, others on the device they name."""
 
@@ -65,6 +67,7 @@ class Ops:
     unpack_blocks: UnpackBlocks
     route_experts: RouteExperts
     mix_experts: MixExperts
+    mla_decode: MlaDecode
     chosen: Mapping[str, str]
     """Each op's implementation, for logs and reports."""
 

@@ -58,6 +58,6 @@ MixExperts: TypeAlias = Callable[[Tensor, Routed, Experts], Tensor]
 experts[t, c]. An id below 0 or from E on names an expert of another worker and adds nothing. The
 activation's result is rounded to x's dtype; sums are in float32, over c in order and rounded once.
 Tensors of weights are of x's dtype; MXFP4 is widened exactly. Both inner sizes are multiples of 32
-with MXFP4. A new tensor of x's dtype; T may be 0. A token's result depends on the others by rounding
-alone.
+with MXFP4. A new tensor of x's dtype; T may be 0. Of other tokens a token's result has a rounding
+at most.
 """
