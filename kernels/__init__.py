@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from kernels import native
 from kernels.add_rms_norm import AddRmsNorm
 from kernels.case import difference
 from kernels.gelu_tanh_mul import GeluTanhMul
@@ -34,11 +35,11 @@ __all__ = ["IMPLEMENTATIONS", "Ops", "load"]
 _log = logging.getLogger(__name__)
 
 IMPLEMENTATIONS: Mapping[str, tuple[str, ...]] = {
-    "rms_norm": ("reference", "cuda"),
-    "add_rms_norm": ("reference", "cuda"),
-    "qk_norm_rope_write": ("reference", "cpu", "cuda"),
-    "paged_attention": ("reference", "cpu"),
-    "silu_mul": ("reference", "cuda"),
+    "rms_norm": ("reference", "native", "cuda"),
+    "add_rms_norm": ("reference", "native", "cuda"),
+    "qk_norm_rope_write": ("reference", "cpu", "native", "cuda"),
+    "paged_attention": ("reference", "cpu", "native"),
+    "silu_mul": ("reference", "native", "cuda"),
     "gelu_tanh_mul": ("reference", "cuda"),
     "take_rows": ("reference", "cuda"),
     "sample": ("reference", "cpu"),
@@ -48,7 +49,8 @@ IMPLEMENTATIONS: Mapping[str, tuple[str, ...]] = {
     "mix_experts": ("reference", "cpu", "cuda"),
     "mla_decode": ("reference", "cuda"),
 }
-"""What there is for each op: `reference` runs anywhere, others on the device they name."""
+"""What there is for each op: `reference` runs anywhere, `native` is C++ on a CPU (see
+`kernels.native`), others run with torch or Triton on the device that they name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,15 @@ class Ops:
     chosen: Mapping[str, str]
     """Each op's implementation, for logs and reports."""
 
+    @property
+    def is_native(self) -> bool:
+        """Whether every op that has a native implementation uses it."""
+        return all(
+            self.chosen.get(op) == "native"
+            for op, names in IMPLEMENTATIONS.items()
+            if "native" in names
+        )
+
 
 def load(device: str, choice: str = "") -> Ops:
     """The ops for a device (`cpu`, `cuda`, `cuda:1`), each checked against its reference.
@@ -81,6 +92,7 @@ def load(device: str, choice: str = "") -> Ops:
     """
     kind = device.partition(":")[0]
     forced = _parse(choice or os.environ.get("BATON_KERNELS", ""), kind)
+    _warn_of_fallbacks(forced, kind)
     chosen = {op: forced.get(op) or _default(op, kind) for op in IMPLEMENTATIONS}
     runs = {op: _checked(op, name, device) for op, name in chosen.items()}
     return Ops(**runs, chosen=chosen)
@@ -104,12 +116,35 @@ def _require(op: str, name: str, kind: str, part: str) -> None:
     if name not in IMPLEMENTATIONS[op]:
         known = ", ".join(IMPLEMENTATIONS[op])
         raise ValueError(f"the kernel choice {part!r} cannot be met: {op} has {known}")
+    if name == "native" and kind == "cpu":
+        return _require_native(part)
     # Triton's interpreter runs the kernels for GPUs on the CPU, for tests.
     if name not in ("reference", kind) and not (name == "cuda" and is_interpreted()):
         raise ValueError(f"the kernel choice {part!r} cannot be met: {name} does not run on {kind}")
 
 
+def _require_native(part: str) -> None:
+    try:
+        native.find()
+    except native.NativeUnavailable as error:
+        raise ValueError(f"the kernel choice {part!r} cannot be met: {error}") from error
+
+
+def _warn_of_fallbacks(forced: Mapping[str, str], kind: str) -> None:
+    ops = [op for op, names in IMPLEMENTATIONS.items() if "native" in names and op not in forced]
+    if kind != "cpu" or not ops:
+        return
+    try:
+        native.find()
+    except native.NativeUnavailable as error:
+        _log.warning(
+            "native kernels are not available, slower ones run for %s: %s", ", ".join(ops), error
+        )
+
+
 def _default(op: str, kind: str) -> str:
+    if kind == "cpu" and "native" in IMPLEMENTATIONS[op] and native.is_available():
+        return "native"
     if kind in IMPLEMENTATIONS[op]:
         return kind
     if kind != "cpu":

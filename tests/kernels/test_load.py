@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 import kernels
+from kernels import native
+from kernels.native.library import forget
 
 
 @pytest.fixture(autouse=True)
@@ -17,12 +20,53 @@ def _no_choice_around(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BATON_KERNELS", raising=False)
 
 
+@pytest.fixture
+def native_library() -> None:
+    if not native.is_available():
+        pytest.skip("needs a C++ compiler")
+
+
+@pytest.fixture
+def no_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without a compiler and without a library that was built before."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    for name in ("CXX", "BATON_NATIVE"):
+        monkeypatch.delenv(name, raising=False)
+    forget()
+    yield
+    monkeypatch.undo()
+    forget()
+
+
 def test_the_implementation_for_the_device_is_taken_else_the_reference() -> None:
     ops = kernels.load("cpu")
 
+    assert ops.chosen["sample"] == "cpu"
+    assert ops.sample is import_module("kernels.sample.cpu").run
+    assert ops.chosen["take_rows"] == "reference"
+
+
+def test_native_kernels_come_first_on_a_cpu(native_library: None) -> None:
+    ops = kernels.load("cpu")
+
+    assert ops.is_native
+    assert ops.paged_attention is import_module("kernels.paged_attention.native").run
+    assert ops.rms_norm is import_module("kernels.rms_norm.native").run
+    assert not kernels.load("cpu", "silu_mul=reference").is_native
+
+
+def test_without_a_compiler_slower_kernels_run_and_a_warning_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, no_library: None
+) -> None:
+    ops = kernels.load("cpu")
+
+    assert not ops.is_native
     assert ops.chosen["paged_attention"] == "cpu"
-    assert ops.paged_attention is import_module("kernels.paged_attention.cpu").run
     assert ops.chosen["rms_norm"] == "reference"
+    (warned,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "install g++" in warned
+    with pytest.raises(ValueError, match=r"silu_mul=native' cannot be met.*install g"):
+        kernels.load("cpu", "silu_mul=native")
 
 
 def test_one_line_per_op_says_what_runs(caplog: pytest.LogCaptureFixture) -> None:
@@ -42,7 +86,7 @@ def test_one_line_per_op_says_what_runs(caplog: pytest.LogCaptureFixture) -> Non
         ("reference", "reference", "reference"),
         ("paged_attention=reference", "reference", "cpu"),
         ("reference, sample=cpu", "reference", "cpu"),
-        ("", "cpu", "cpu"),
+        ("paged_attention=cpu", "cpu", "cpu"),
     ],
 )
 def test_a_choice_forces_implementations(
@@ -82,7 +126,7 @@ def test_a_wrong_kernel_fails_the_start(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(module, "run", lambda *arguments: right(*arguments) * 1.01)
 
     with pytest.raises(RuntimeError, match=r"paged_attention=cpu is wrong on cpu in case .*off by"):
-        kernels.load("cpu")
+        kernels.load("cpu", "paged_attention=cpu")
 
 
 def test_a_fallback_to_the_reference_is_loud(

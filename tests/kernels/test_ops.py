@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import kernels
+from kernels import native
 from kernels.case import Case, difference
 
 FOLDER = Path(kernels.__file__).parent
-OPS = sorted(path.parent.name for path in FOLDER.glob("*/__init__.py"))
+OPS = sorted({path.parent.name for path in FOLDER.glob("*/__init__.py")} - {"native"})
 
 
 def _cases(op: str) -> tuple[Case, ...]:
@@ -25,9 +26,9 @@ def _grid() -> Iterator[object]:
         for implementation in kernels.IMPLEMENTATIONS.get(op, ()):
             for case in _cases(op):
                 name = f"{op}-{implementation}-{case.name}"
-                if implementation in ("reference", "cpu"):
+                if implementation in ("reference", "cpu", "native"):
                     yield pytest.param(op, implementation, case, "cpu", id=f"{name}-cpu")
-                if implementation != "cpu":
+                if implementation not in ("cpu", "native"):
                     marks = pytest.mark.gpu
                     yield pytest.param(
                         op, implementation, case, "cuda", id=f"{name}-cuda", marks=marks
@@ -50,6 +51,8 @@ def test_implementation_agrees_with_the_reference(
 ) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
+    if implementation == "native" and not native.is_available():
+        pytest.skip("needs a C++ compiler")
     run = import_module(f"kernels.{op}.{implementation}").run
     # A GPU's reference has the CPU's as its own reference: see test_references.py.
     reference = import_module(f"kernels.{op}.reference").run
@@ -69,7 +72,7 @@ def test_every_op_has_cases_of_which_the_first_is_quick(op: str) -> None:
 
 def test_the_table_lists_the_implementations_that_the_folders_hold() -> None:
     found = {
-        op: {path.stem for path in (FOLDER / op).iterdir()} & {"reference", "cpu", "cuda"}
+        op: {path.stem for path in (FOLDER / op).iterdir()} & {"reference", "cpu", "native", "cuda"}
         for op in OPS
     }
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import kernels
+from kernels import native
 from kernels.paged_attention.cases import Shape, make
 
 SHAPE = Shape(query_lens=(1, 3, 1, 5, 1, 1), context_lens=(8, 3, 1, 17, 9, 40))
@@ -17,6 +18,8 @@ SHAPE = Shape(query_lens=(1, 3, 1, 5, 1, 1), context_lens=(8, 3, 1, 17, 9, 40))
 
 @pytest.fixture(params=kernels.IMPLEMENTATIONS["paged_attention"])
 def run(request: pytest.FixtureRequest) -> Any:
+    if request.param == "native" and not native.is_available():
+        pytest.skip("needs a C++ compiler")
     return import_module(f"kernels.paged_attention.{request.param}").run
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from baton.engine.model.config import DTYPES, GenerationDefaults, ModelConfig, read_config
 from baton.engine.model.fingerprint import fingerprint
-from baton.engine.model.transformer import Layer, Linear, Transformer, Weights
+from baton.engine.model.transformer import Layer, Linear, Projection, Transformer, Weights
 from baton.errors import ModelError
 from kernels import Ops
+from kernels.native.packed import Form, PackedMatrix
 from kernels.qk_norm_rope_write import QkNorm
 
 Progress = Callable[[int, int], None]
@@ -65,6 +66,7 @@ def load_model(
         checkpoint.check(tensor_shapes(config))
         resolved = (config.dtype or checkpoint.dtype(_EMBEDDING)) if dtype == "auto" else dtype
         checkpoint.place(device, getattr(torch, resolved))
+        checkpoint.form = "float32" if ops.is_native and resolved == "float32" else None
         weights = _build(config, checkpoint, on_progress)
         name = fingerprint(config, checkpoint.files)
     return LoadedModel(
@@ -133,6 +135,8 @@ class _Checkpoint:
             self._file_of.update(dict.fromkeys(file.keys(), file))
         self._device = "cpu"
         self._dtype = torch.float32
+        self.form: Form | None = None
+        """How projections are packed; None: not at all."""
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """ModelError unless exactly these tensors are there."""
@@ -170,12 +174,18 @@ class _Checkpoint:
         stored: Tensor = self._file_of[name].get_tensor(name)
         return stored.to(self._device, self._dtype)
 
-    def linear(self, *names: str) -> Linear:
+    def linear(self, *names: str) -> Projection:
         """One projection from several that read the same input."""
         weight = torch.cat([self.tensor(f"{name}.weight") for name in names])
         if f"{names[0]}.bias" not in self._file_of:
-            return Linear(weight)
-        return Linear(weight, torch.cat([self.tensor(f"{name}.bias") for name in names]))
+            return self.projection(weight)
+        return self.projection(weight, torch.cat([self.tensor(f"{name}.bias") for name in names]))
+
+    def projection(self, weight: Tensor, bias: Tensor | None = None) -> Projection:
+        """Packed, if projections are."""
+        if self.form is None:
+            return Linear(weight, bias)
+        return PackedMatrix(weight, bias, self.form)
 
     def _shape(self, name: str) -> tuple[int, ...] | None:
         file = self._file_of.get(name)
@@ -227,9 +237,11 @@ def _build(config: ModelConfig, checkpoint: _Checkpoint, on_progress: Progress |
         layers.append(_build_layer(config, checkpoint, f"model.layers.{index}"))
         if on_progress is not None:
             on_progress(index + 1, config.num_layers)
-    head = embedding if config.has_tied_embeddings else checkpoint.tensor(_HEAD)
+    is_tied = config.has_tied_embeddings
+    head = checkpoint.projection(embedding if is_tied else checkpoint.tensor(_HEAD))
     norm = checkpoint.tensor("model.norm.weight")
-    return Weights(embedding, tuple(layers), norm, Linear(head))
+    is_packed = checkpoint.form is not None
+    return Weights(None if is_tied and is_packed else embedding, tuple(layers), norm, head)
 
 
 def _build_layer(config: ModelConfig, checkpoint: _Checkpoint, prefix: str) -> Layer:

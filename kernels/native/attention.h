@@ -1,0 +1,222 @@
+// Attention of chunks of sequences over their blocks.
+//
+// Keys are taken in tiles of 64 that begin at multiples of 64, one after the other. So a row's
+// result depends neither on the chunk it comes in nor on the batch, bit for bit.
+#pragma once
+
+#include <limits>
+
+#include "matrix.h"
+
+constexpr long kTile = 64;    // keys
+constexpr long kQueries = 96;  // rows of queries: heads of a group times tokens
+
+// One layer's blocks: key (which 0) or value (1) of a slot at
+// data + id * block + which * part + head * head_stride + offset * slot.
+struct Arena {
+  float* data;
+  int64_t block, part, head, slot, block_size;
+  float* at(int64_t id, long which, long h, int64_t offset) const {
+    return data + id * block + which * part + h * head + offset * slot;
+  }
+};
+
+struct Heads {
+  int64_t num, num_kv, dim;
+};
+
+// Who attends to what: B sequences, tokens laid end to end.
+struct Chunks {
+  const int32_t* tables;
+  int64_t table_stride;
+  const int32_t* starts;    // [B + 1]
+  const int32_t* contexts;  // [B]
+  int64_t num;
+};
+
+// How a layer departs from plain causal attention.
+struct Variant {
+  int64_t window = 0;            // tokens that a token sees, itself included; 0: all before it
+  double cap = 0;                // scores s become cap * tanh(s / cap); 0: they stay
+  const float* sinks = nullptr;  // [heads] a score without a value; null: none
+};
+
+struct Attention {
+  const float* q;  // [T, heads, dim]
+  Heads heads;
+  Arena kv;
+  Chunks chunks;
+  float scale;
+  Variant variant;
+  float* out;  // as q
+};
+
+// A thread's tiles and sums.
+struct Scratch {
+  std::vector<float> keys, values, queries, scores, out, peak, mass;
+
+  void fit(long rows, long dim) {
+    const long wide = (dim + NR - 1) / NR * NR;
+    if (rows <= rows_ && wide == wide_) return;
+    rows_ = rows, wide_ = wide;
+    keys.assign(kTile * wide, 0), values.assign(kTile * wide, 0), scores.assign(rows * kTile, 0);
+    queries.assign(rows * wide, 0), out.assign(rows * wide, 0), peak.assign(rows, 0), mass.assign(rows, 0);
+  }
+
+ private:
+  long rows_ = 0, wide_ = 0;
+};
+
+// Rows of W floats as columns of W: to[i * stride + j] = from[j][i].
+INLINE void transpose(const float* const* from, long i, float* to, long stride) {
+#if defined(__AVX__) && !defined(__AVX512F__)
+  Vec rows[W], a[W], b[W];
+  for (int j = 0; j < W; ++j) rows[j] = load(from[j] + i);
+  for (int j = 0; j < W; j += 2) {
+    a[j] = __builtin_shuffle(rows[j], rows[j + 1], IntVec{0, 8, 1, 9, 4, 12, 5, 13});
+    a[j + 1] = __builtin_shuffle(rows[j], rows[j + 1], IntVec{2, 10, 3, 11, 6, 14, 7, 15});
+  }
+  for (int j = 0; j < W; j += 4)
+    for (int half = 0; half < 2; ++half) {
+      b[j + 2 * half] = __builtin_shuffle(a[j + half], a[j + 2 + half], IntVec{0, 1, 8, 9, 4, 5, 12, 13});
+      b[j + 2 * half + 1] = __builtin_shuffle(a[j + half], a[j + 2 + half], IntVec{2, 3, 10, 11, 6, 7, 14, 15});
+    }
+  for (int j = 0; j < 4; ++j) {
+    store(to + j * stride, __builtin_shuffle(b[j], b[j + 4], IntVec{0, 1, 2, 3, 8, 9, 10, 11}));
+    store(to + (j + 4) * stride, __builtin_shuffle(b[j], b[j + 4], IntVec{4, 5, 6, 7, 12, 13, 14, 15}));
+  }
+#else
+  for (int j = 0; j < W; ++j)
+    for (int r = 0; r < W; ++r) to[r * stride + j] = from[j][i + r];
+#endif
+}
+
+// Keys as panels [4, dim, 16], values as panels [wide / 16, 64, 16]; zeros where there are none.
+inline void take_tile(const Arena& kv, const int32_t* table, long head, long start, long num, long dim, Scratch& s) {
+  const float *keys[kTile], *values[kTile];
+  static const std::vector<float> zeros(1024, 0.0f);
+  for (long j = 0; j < num; ++j) {
+    const long position = start + j;
+    const int64_t id = table[position / kv.block_size], offset = position % kv.block_size;
+    keys[j] = kv.at(id, 0, head, offset), values[j] = kv.at(id, 1, head, offset);
+  }
+  const long padded = (num + NR - 1) / NR * NR;
+  for (long j = num; j < padded; ++j) keys[j] = zeros.data();
+  for (long j = 0; j < padded; j += W) {
+    float* to = s.keys.data() + j / NR * dim * NR + j % NR;
+    long i = 0;
+    for (; i + W <= dim; i += W) transpose(keys + j, i, to + i * NR, NR);
+    for (; i < dim; ++i)
+      for (int r = 0; r < W; ++r) to[i * NR + r] = keys[j + r][i];
+  }
+  for (long i = 0; i < dim; i += NR)
+    for (long j = 0; j < num; ++j)
+      std::copy_n(values[j] + i, std::min<long>(NR, dim - i), s.values.data() + i * kTile + j * NR);
+}
+
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+// cap * tanh(s / cap), by tanh x = 1 - 2 / (e^(2 x) + 1).
+INLINE void cap_scores(float* scores, long num, float cap) {
+  for (long j = 0; j < num; j += W)
+    store(scores + j, cap - 2.0f * cap / (exp_of(load(scores + j) * (2.0f / cap)) + 1.0f));
+}
+
+// Scores of a row become weights, 0 outside of [first, last); peak and mass follow. Returns by what
+// the row's sums so far must be multiplied.
+INLINE float soften(float* scores, long first, long last, long padded, float& peak, float& mass) {
+  std::fill(scores, scores + std::clamp(first, 0L, padded), kNone);
+  std::fill(scores + std::clamp(last, 0L, padded), scores + padded, kNone);
+  Vec best = splat(kNone);
+  for (long j = 0; j < padded; j += W) best = largest(best, load(scores + j));
+  const float next = std::max(peak, largest_of(best));
+  if (next == kNone) {
+    std::fill_n(scores, padded, 0.0f);
+    return 1.0f;
+  }
+  Vec sums{};
+  for (long j = 0; j < padded; j += W) {
+    const Vec weight = exp_of(load(scores + j) - next);
+    store(scores + j, weight);
+    sums += weight;
+  }
+  const float factor = peak == next ? 1.0f : exp_of(splat(peak - next))[0];
+  peak = next;
+  mass = mass * factor + sum_of(sums);
+  return factor;
+}
+
+// Some tokens of one sequence at one key head: rows are tokens by heads of the group.
+struct Piece {
+  long sequence, head, first, num;  // tokens of the chunk
+};
+
+inline void attend(const Piece& piece, const Attention& a) {
+  static thread_local Scratch s;
+  const long dim = a.heads.dim, wide = (dim + NR - 1) / NR * NR, group = a.heads.num / a.heads.num_kv;
+  const long start = a.chunks.starts[piece.sequence], rows = piece.num * group;
+  const long length = a.chunks.starts[piece.sequence + 1] - start;
+  const long position = a.chunks.contexts[piece.sequence] - length + piece.first;  // of the first token
+  const long end = position + piece.num, window = a.variant.window ? a.variant.window : end;
+  const auto row_at = [&](long row) {
+    return ((start + piece.first + row / group) * a.heads.num + piece.head * group + row % group) * dim;
+  };
+  s.fit(std::max(kQueries, rows), dim);
+  for (long row = 0; row < rows; ++row) {
+    const float* from = a.q + row_at(row);
+    for (long i = 0; i < dim; ++i) s.queries[row * dim + i] = from[i] * a.scale;
+    const float* sinks = a.variant.sinks;
+    s.peak[row] = sinks ? sinks[piece.head * group + row % group] : kNone;
+    s.mass[row] = sinks ? 1.0f : 0.0f;
+  }
+  std::fill_n(s.out.begin(), rows * wide, 0.0f);
+  const int32_t* table = a.chunks.tables + piece.sequence * a.chunks.table_stride;
+  for (long tile = std::max(0L, position + 1 - window) / kTile * kTile; tile < end; tile += kTile) {
+    const long num = std::min(kTile, end - tile), padded = (num + NR - 1) / NR * NR;
+    take_tile(a.kv, table, piece.head, tile, num, dim, s);
+    // Tokens before the tile see nothing of it.
+    for (long row = std::max(0L, tile - position) * group; row < rows; row += MR) {
+      const long some = std::min<long>(MR, rows - row);
+      float* scores = s.scores.data() + row * kTile;
+      for (long j = 0; j < padded; j += NR)
+        tile_of<Float32>(some, Spread{s.queries.data() + row * dim, dim}, s.keys.data() + j * dim, dim,
+                         scores + j, kTile, false);
+      for (long r = row; r < row + some; ++r) {
+        const long seen = position + r / group + 1 - tile;
+        float* of = s.scores.data() + r * kTile;
+        if (a.variant.cap > 0) cap_scores(of, padded, static_cast<float>(a.variant.cap));
+        const float factor = soften(of, seen - window, std::min(num, seen), padded, s.peak[r], s.mass[r]);
+        float* sums = s.out.data() + r * wide;
+        if (factor != 1.0f)
+          for (long i = 0; i < wide; i += W) store(sums + i, load(sums + i) * factor);
+      }
+      for (long i = 0; i < wide; i += NR)
+        tile_of<Float32>(some, Spread{scores, kTile}, s.values.data() + i * kTile, num,
+                         s.out.data() + row * wide + i, wide, true);
+    }
+  }
+  for (long row = 0; row < rows; ++row) {
+    float* to = a.out + row_at(row);
+    const float factor = 1.0f / s.mass[row];
+    for (long i = 0; i < dim; ++i) to[i] = s.out[row * wide + i] * factor;
+  }
+}
+
+// All chunks, by all members; ends with a wait.
+inline void attend_all(Member& team, const Attention& a) {
+  const Chunks& chunks = a.chunks;
+  const long most = std::max(1L, kQueries * a.heads.num_kv / a.heads.num);
+  const auto pieces_of = [&](long b) { return (chunks.starts[b + 1] - chunks.starts[b] + most - 1) / most; };
+  long pieces = 0;
+  for (long b = 0; b < chunks.num; ++b) pieces += pieces_of(b);
+  // From the end: the last tokens of a prompt see most and take longest. A member's tasks ascend,
+  // so each search goes on where the last one ended.
+  long sequence = chunks.num, before = pieces;
+  team.share(pieces * a.heads.num_kv, [&](long task) {
+    const long wanted = pieces - 1 - task / a.heads.num_kv;
+    while (before > wanted) before -= pieces_of(--sequence);
+    const long first = (wanted - before) * most, length = chunks.starts[sequence + 1] - chunks.starts[sequence];
+    attend({sequence, task % a.heads.num_kv, first, std::min(most, length - first)}, a);
+  });
+  team.wait();
+}
