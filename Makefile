@@ -7,7 +7,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo up test check fix protos lock bench-serving bench-frontdoor doctor install install-dev clean
+.PHONY: help demo up test check fix protos lock bench-serving bench-frontdoor bench-index doctor install install-dev clean
 
 help: ## this list
 	@echo "Baton: prefill and decode as separate processes."
@@ -52,6 +52,9 @@ bench-serving: install ## measure disaggregated against one local engine
 
 bench-frontdoor: install ## measure the control path alone: doors, gateway, streams
 	@$(RUN) -m bench.frontdoor $(ARGS)
+
+bench-index: install ## measure the block index alone: bytes, look-ups, events
+	@$(RUN) -m bench.block_index $(ARGS)
 
 install: ## make the virtual environment with what running needs
 	@$(PYTHON) tools/install.py --venv $(VENV) --extras all

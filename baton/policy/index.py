@@ -2,155 +2,257 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
-from baton.blocks import BlockKey
+import numpy as np
+from numpy.typing import NDArray
 
-MAX_SHARED_MASKS = 4096
-"""Different sets of holders that are worth sharing; beyond it they are counted anew."""
+from baton.blocks import KEY_BYTES, BlockKey
+from baton.policy.holders import HolderSets
+from baton.policy.keytable import KeyTable, Prints, Slots, print_of, prints_of
+
+Number = TypeVar("Number", np.uint64, np.int64)
+
+FEW_KEYS = 16
+"""So many keys are sooner taken one by one than all at once."""
+_PIECE = 16_384
+"""Keys taken at once at the most: 20 ms at 1 us each, and 3 MB while it lasts."""
+_SWEEP_SLOTS = 65_536
 
 
 class BlockIndex:
-    """Block key to the workers that cache it, and back.
+    """Block key to the workers that cache it.
 
-    Each worker owns one bit; a block's holders are one integer, so that a walk along a chain of
-    keys costs one dictionary look-up and one `and` a block, however many workers hold it. Equal
-    integers are shared.
+    A table holds each block once, with the number of its set of holders; sets are few, because
+    blocks of one prompt are held by the same workers. A worker that goes only leaves those sets: no
+    block is touched before `sweep` passes by. Bulk methods take keys one behind the other, 16 bytes
+    each, as they travel; they raise ValueError on half a key.
     """
 
     def __init__(self) -> None:
-        self._holders: dict[BlockKey, int] = {}
-        self._blocks: dict[str, set[BlockKey]] = {}
-        self._bits: dict[str, int] = {}
-        self._names: dict[int, str] = {}
-        self._masks: dict[int, int] = {}
-        self._live = 0
-        """Bits of the workers that count; the others wait for `sweep`."""
-        self._retired: list[tuple[int, set[BlockKey]]] = []
+        self._table = KeyTable()
+        self._holders = HolderSets()
+        self._cursor = 0
+        """The slot where `sweep` goes on."""
 
     def __len__(self) -> int:
         """Different blocks known, those that `sweep` has yet to forget included."""
-        return len(self._holders)
+        return self._table.num_keys
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the table, touched ones only."""
+        return self._table.num_bytes
 
     def num_blocks(self, worker_id: str) -> int:
         """Blocks that a worker caches."""
-        return len(self._blocks.get(worker_id, ()))
+        return self._holders.num_blocks(worker_id)
 
-    def keys_of(self, worker_id: str) -> set[BlockKey]:
-        """A copy of the keys that a worker caches."""
-        return set(self._blocks.get(worker_id, ()))
+    def holds(self, worker_id: str, key: BlockKey) -> bool:
+        """Whether a worker caches a block."""
+        slot = self._table.find_one(print_of(key))
+        bit = self._holders.bit(worker_id)
+        return slot >= 0 and bool(self._holders.masks[self._table.value_view[slot]] & bit)
 
     def store(self, worker_id: str, key: BlockKey) -> None:
         """The worker caches the block now. Idempotent."""
-        bit = self._bits.get(worker_id) or self._add_worker(worker_id)
-        blocks = self._blocks[worker_id]
-        if key not in blocks:
-            blocks.add(key)
-            mask = self._holders.get(key, 0) | bit
-            self._holders[key] = self._share(mask)
+        self._store_one(self._holders.join(worker_id), print_of(key))
 
-    def store_all(self, worker_id: str, keys: Iterable[BlockKey]) -> None:
-        """As `store` for each key, in a third of the time."""
-        bit = self._bits.get(worker_id) or self._add_worker(worker_id)
-        blocks, holders = self._blocks[worker_id], self._holders
-        for key in keys:
-            if key in blocks:
-                continue
-            blocks.add(key)
-            mask = holders.get(key)
-            holders[key] = bit if mask is None else self._share(mask | bit)
+    def store_all(self, worker_id: str, packed: bytes) -> None:
+        """As `store` for many keys."""
+        self._store_all(self._holders.join(worker_id), packed)
 
     def remove(self, worker_id: str, key: BlockKey) -> None:
         """The worker does not cache the block any more. Idempotent."""
-        blocks = self._blocks.get(worker_id)
-        if blocks is not None and key in blocks:
-            blocks.discard(key)
-            self._release(key, self._bits[worker_id])
+        self._remove_one(self._holders.bit(worker_id), print_of(key))
 
-    def remove_all(self, worker_id: str, keys: Iterable[BlockKey]) -> None:
-        """As `remove` for each key, in half of the time."""
-        blocks, holders = self._blocks.get(worker_id), self._holders
-        if blocks is None:
+    def remove_all(self, worker_id: str, packed: bytes) -> None:
+        """As `remove` for many keys."""
+        self.apply([Changes(worker_id, np.zeros(len(packed) // KEY_BYTES, np.bool_), packed)])
+
+    def apply(self, changes: Sequence[Changes]) -> None:
+        """What happened to several caches: half a microsecond a block, from some hundred on."""
+        batches = [
+            _Batch(self._holders.join(one.worker_id), prints_of(one.packed), one.is_stored)
+            for one in changes
+        ]
+        if sum(len(batch.prints) for batch in batches) > FEW_KEYS:
+            self._apply(batches)
             return
-        bit = self._bits[worker_id]
-        for key in keys:
-            if key not in blocks:
-                continue
-            blocks.remove(key)
-            mask = holders[key]
-            if mask == bit:
-                del holders[key]
-            else:
-                holders[key] = self._share(mask ^ bit)
+        for batch in batches:  # none at all included
+            for print_, stores in zip(batch.prints.tolist(), batch.is_stored.tolist(), strict=True):
+                (self._store_one if stores else self._remove_one)(batch.bit, print_)
 
     def clear(self, worker_id: str) -> None:
         """The worker caches nothing, from now on; `sweep` gives the memory back in small steps."""
-        bit = self._bits.pop(worker_id, 0)
-        if bit:
-            self._live ^= bit
-            self._retired.append((bit, self._blocks.pop(worker_id)))
+        self._holders.leave(worker_id)
 
-    def sweep(self, most: int = 1024) -> None:
-        """Forgets up to this many blocks of cleared workers: about a microsecond each."""
-        while self._retired and most > 0:
-            bit, blocks = self._retired[-1]
-            for _ in range(min(most, len(blocks))):
-                self._release(blocks.pop(), bit)
-                most -= 1
-            if not blocks:
-                self._retired.pop()
-                del self._names[bit]
+    def refill(self, worker_id: str) -> Refill:
+        """Begins to replace all of a worker's blocks; until it is committed the old ones count."""
+        return Refill(self, worker_id)
 
-    def replace(self, worker_id: str, keys: Iterable[BlockKey]) -> None:
+    def replace(self, worker_id: str, packed: bytes) -> None:
         """The worker caches exactly these blocks."""
-        wanted = set(keys)
-        held = self._blocks.get(worker_id, set())
-        for key in held - wanted:
-            self.remove(worker_id, key)
-        if fresh := wanted - held:
-            self.store_all(worker_id, fresh)
+        refill = self.refill(worker_id)
+        refill.add(packed)
+        refill.commit()
+
+    def sweep(self, num_slots: int = _SWEEP_SLOTS) -> None:
+        """Looks at this many slots for blocks of cleared workers, about a nanosecond each."""
+        if not self._holders.has_orphans:
+            return
+        table, end = self._table, self._cursor + num_slots
+        values = table.values[self._cursor : min(end, table.num_slots)]
+        slots = np.flatnonzero(self._holders.are_orphans(values)) + self._cursor
+        if len(slots):
+            self._holders.forget(table.values[slots])
+            table.remove(slots)
+        self._cursor = end if end < table.num_slots else 0
 
     def match(self, keys: Sequence[BlockKey]) -> dict[str, int]:
         """Per worker: how many leading blocks of the chain it caches without a hole; at least 1."""
-        matched: dict[str, int] = {}
-        holders = self._holders
-        mask = holders.get(keys[0], 0) & self._live if keys else 0
-        depth = 0
-        for key in keys:
-            still = mask & holders.get(key, 0)
-            if still != mask:
-                self._note(matched, mask ^ still, depth)
-                mask = still
-            if not mask:
-                break
-            depth += 1
-        self._note(matched, mask, depth)
-        return matched
+        walk = self._holders.walk()
+        for depth, key in enumerate(keys[:FEW_KEYS]):
+            slot = self._table.find_one(print_of(key))
+            if not walk.step(depth, self._table.value_view[slot] if slot >= 0 else 0):
+                return walk.matched
+        start, end = FEW_KEYS, 4 * FEW_KEYS
+        while start < len(keys):
+            # In growing pieces: keys may be made when they are asked for.
+            slots = self._table.find(prints_of(b"".join(keys[start:end])))
+            found = np.where(slots >= 0, self._table.values[slots], 0)
+            changes = np.flatnonzero(found[1:] != found[:-1]) + 1
+            for at in [0, *changes.tolist()]:
+                if not walk.step(start + at, int(found[at])):
+                    return walk.matched
+            start, end = end, 4 * end
+        walk.end(len(keys))
+        return walk.matched
 
-    def _note(self, matched: dict[str, int], mask: int, depth: int) -> None:
-        while mask:
-            bit = mask & -mask
-            matched[self._names[bit]] = depth
-            mask ^= bit
+    def _store_all(self, bit: int, packed: bytes) -> None:
+        prints = prints_of(packed)
+        if len(prints) <= FEW_KEYS:
+            for print_ in prints.tolist():
+                self._store_one(bit, print_)
+            return
+        for at in range(0, len(prints), _PIECE):
+            piece = prints[at : at + _PIECE]
+            self._apply([_Batch(bit, piece, np.ones(len(piece), np.bool_))])
 
-    def _share(self, mask: int) -> int:
-        if len(self._masks) >= MAX_SHARED_MASKS:
-            self._masks.clear()
-        return self._masks.setdefault(mask, mask)
+    def _store_one(self, bit: int, print_: int) -> None:
+        slot = self._table.find_one(print_)
+        if slot < 0:
+            slot = self._table.insert_one(print_)
+        values = self._table.value_view
+        values[slot] = self._holders.add_one(values[slot], bit)
 
-    def _add_worker(self, worker_id: str) -> int:
-        # The lowest bit that nobody owns: integers stay small while workers come and go.
-        bit = 1
-        while bit in self._names:
-            bit <<= 1
-        self._bits[worker_id], self._names[bit] = bit, worker_id
-        self._live |= bit
-        self._blocks[worker_id] = set()
-        return bit
+    def _remove_one(self, bit: int, print_: int) -> None:
+        slot = self._table.find_one(print_)
+        if slot >= 0:
+            value = self._holders.drop_one(self._table.value_view[slot], bit)
+            if value:
+                self._table.value_view[slot] = value
+            else:
+                self._table.remove_one(slot)
 
-    def _release(self, key: BlockKey, bit: int) -> None:
-        mask = self._holders[key] ^ bit
-        if mask:
-            self._holders[key] = self._share(mask)
-        else:
-            del self._holders[key]
+    def _apply(self, batches: Sequence[_Batch]) -> None:
+        """Looks all keys up together; only sets of holders are moved batch by batch."""
+        batches = [batch.settled() for batch in batches]
+        prints = np.concatenate([batch.prints for batch in batches])
+        slots = self._slots(prints, np.concatenate([batch.is_stored for batch in batches]))
+        table, start = self._table, 0
+        left = []
+        for batch in batches:
+            own = slots[start : (start := start + len(batch.prints))]
+            gone = own[~batch.is_stored & (own >= 0)]
+            if len(gone):
+                table.values[gone] = self._holders.drop(table.values[gone], batch.bit)
+                left.append(gone)
+            held = own[batch.is_stored]
+            if len(held):
+                table.values[held] = self._holders.add(table.values[held], batch.bit)
+        if left:
+            gone = np.concatenate(left)
+            gone = gone[table.values[gone] == 0]
+            table.remove(gone if len(left) == 1 else _different(gone))
+
+    def _slots(self, prints: Prints, is_stored: NDArray[np.bool_]) -> Slots:
+        """Where the keys are; those to be stored get a slot if they have none."""
+        table = self._table
+        table.reserve(int(np.count_nonzero(is_stored)))
+        slots = table.find(prints)
+        absent = np.flatnonzero(is_stored & (slots < 0))
+        if len(absent):
+            version, missing = table.version, prints[absent]
+            fresh = _different(missing)
+            found = table.insert(fresh)
+            slots[absent] = found[np.searchsorted(fresh, missing)]
+            if table.version != version:
+                return table.find(prints)
+            # Stored by one worker, removed by another.
+            absent = np.flatnonzero(slots < 0)
+            slots[absent] = table.find(prints[absent])
+        return slots
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened to one worker's cache, in order."""
+
+    worker_id: str
+    is_stored: NDArray[np.bool_]
+    """[number of keys] whether the block was stored; else it was removed."""
+    packed: bytes
+    """The keys, one behind the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    bit: int
+    prints: Prints
+    is_stored: NDArray[np.bool_]
+
+    def settled(self) -> _Batch:
+        """Each key once: its last event decides."""
+        ordered = np.sort(self.prints)
+        if not (ordered[1:] == ordered[:-1]).any():
+            return self
+        _, last = np.unique(self.prints[::-1], return_index=True)
+        last = len(self.prints) - 1 - last
+        return _Batch(self.bit, self.prints[last], self.is_stored[last])
+
+
+class Refill:
+    """A worker's blocks from a snapshot that comes in parts: `add` each, then `commit`.
+
+    The parts are in the index at once, under a name that nobody is told; one that is given up
+    must be abandoned.
+    """
+
+    def __init__(self, index: BlockIndex, worker_id: str) -> None:
+        self._index = index
+        self._worker_id = worker_id
+        self._bit = index._holders.join_unnamed()
+
+    def add(self, packed: bytes) -> None:
+        """More keys, one behind the other."""
+        self._index._store_all(self._bit, packed)
+
+    def commit(self) -> None:
+        """From now on the worker caches what was added and nothing else."""
+        self._index._holders.rename(self._bit, self._worker_id)
+
+    def abandon(self) -> None:
+        """Forgets what was added."""
+        self._index._holders.leave_unnamed(self._bit)
+
+
+def _different(prints: NDArray[Number]) -> NDArray[Number]:
+    """Each once, in any order. `np.unique` takes six times as long."""
+    prints = np.sort(prints)
+    fresh = np.empty(len(prints), np.bool_)
+    fresh[:1] = True
+    np.not_equal(prints[1:], prints[:-1], out=fresh[1:])
+    return prints[fresh]

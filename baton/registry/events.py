@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from baton.blocks import KEY_BYTES, BlockKey, split_keys
+from baton.blocks import KEY_BYTES, BlockKey
 from baton.registry.records import Fields
 
 MAX_BATCH_EVENTS = 1024
 """17 bytes an event: an entry stays below 18 KB."""
-MAX_STREAM_ENTRIES = 1000
-"""50 s at one entry per 50 ms, and 18 MB at the very most."""
+MAX_STREAM_ENTRIES = 256
+"""13 s at one entry per 50 ms, and 4.5 MB at the very most; slower readers ask for a snapshot."""
 MAX_BUFFERED_EVENTS = 65_536
 """About a megabyte; beyond it a snapshot is cheaper than the events."""
 
@@ -46,11 +46,6 @@ class EventBatch:
     """One byte an event."""
     joined_keys: bytes
     """16 bytes an event; those of a cleared event mean nothing."""
-
-    @property
-    def keys(self) -> list[BlockKey]:
-        """Each event's key."""
-        return split_keys(self.joined_keys)
 
     @property
     def last_seq(self) -> int:

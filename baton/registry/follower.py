@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from itertools import compress
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
+import numpy as np
 import structlog
 from redis.exceptions import RedisError
 
-from baton.blocks import BlockKey
-from baton.policy.index import BlockIndex
+from baton.blocks import KEY_BYTES
+from baton.policy.index import BlockIndex, Changes
 from baton.registry.client import FAILURES, Client, Entry, milliseconds
 from baton.registry.events import CLEARED, STORED, EventBatch
+from baton.registry.filling import SnapshotSource, fill
 from baton.registry.keys import Keys
-from baton.registry.records import Snapshot, WorkerRecord
+from baton.registry.records import WorkerRecord
 from baton.registry.timing import Timing, retry_pause
 
 BEGINNING = b"0-0"
 READ_COUNT = 64
 """Entries per stream and read: at most 1.1 MB a worker."""
+MAX_TAKEN_EVENTS = 4096
+"""Events applied together: the event loop stands still for about two milliseconds."""
 MAX_SNAPSHOTS = 8
 """Snapshots asked for at once: a fleet that restarts does not flood the gateway."""
-
-# A kind's byte to whether it stores, or removes: what `compress` picks keys by.
-_IS_STORED = bytes(kind == STORED for kind in range(256))
-_IS_REMOVED = bytes(kind != STORED for kind in range(256))
-
-SnapshotSource = Callable[[WorkerRecord], Awaitable[Snapshot]]
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -43,6 +40,33 @@ class Cursor:
     seq: int = 0
     """Number of the last event in the index."""
     resync: asyncio.Task[None] | None = None
+    is_over: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _News:
+    """Events of one worker, read and not applied yet."""
+
+    cursor: Cursor
+    kinds: bytearray = field(default_factory=bytearray)
+    keys: bytearray = field(default_factory=bytearray)
+
+    def add(self, batch: EventBatch, index: BlockIndex) -> None:
+        """More events. What was before the cache was cleared doesn't matter any more."""
+        start = batch.kinds.rfind(CLEARED) + 1
+        if start:
+            index.clear(self.cursor.record.worker_id)
+            self.kinds.clear()
+            self.keys.clear()
+        self.kinds += batch.kinds[start:]
+        self.keys += batch.joined_keys[start * KEY_BYTES :]
+
+    def changes(self, start: int) -> Changes:
+        """Up to 4,096 of the events."""
+        end = start + MAX_TAKEN_EVENTS
+        is_stored = np.frombuffer(bytes(self.kinds[start:end]), np.uint8) == STORED
+        keys = bytes(self.keys[start * KEY_BYTES : end * KEY_BYTES])
+        return Changes(self.cursor.record.worker_id, is_stored, keys)
 
 
 class Follower:
@@ -89,8 +113,10 @@ class Follower:
     def unfollow(self, worker_id: str) -> None:
         """Forgets a worker and its blocks."""
         cursor = self._cursors.pop(worker_id, None)
-        if cursor is not None and cursor.resync is not None:
-            cursor.resync.cancel()
+        if cursor is not None:
+            cursor.is_over = True
+            if cursor.resync is not None:
+                cursor.resync.cancel()
         self._index.clear(worker_id)
 
     def rewind(self) -> None:
@@ -106,9 +132,12 @@ class Follower:
         try:
             while True:
                 try:
-                    await self._read()
+                    has_read = await self._read()
                     self._index.sweep()
                     num_failures = 0
+                    if has_read:
+                        # What comes meanwhile is taken in bulk: a read costs more than its events.
+                        await asyncio.sleep(self._timing.event_interval_s)
                 except Exception as error:  # whatever it is, the index must not freeze
                     num_failures += 1
                     is_defect = not isinstance(error, FAILURES)
@@ -119,8 +148,11 @@ class Follower:
             for worker_id in list(self._cursors):
                 self.unfollow(worker_id)
 
-    async def _read(self) -> None:
-        """One blocking read over the news and all streams that do not wait for a snapshot."""
+    async def _read(self) -> bool:
+        """One blocking read over the news and all streams that do not wait for a snapshot.
+
+        False when there was nothing.
+        """
         by_name = {
             self._keys.events(worker_id).encode(): cursor
             for worker_id, cursor in self._cursors.items()
@@ -135,6 +167,7 @@ class Follower:
             replies = await self._client.xread(
                 wanted, count=READ_COUNT, block=milliseconds(block_s)
             )
+        all_news = []
         for name, entries in replies:
             if name == news:
                 for position, fields in entries:
@@ -142,55 +175,44 @@ class Follower:
                     self._on_news(fields)
             # A cursor that was moved while we waited reads again from its new place.
             elif by_name[name].position == places[name]:
-                self._take(by_name[name], entries)
-                await asyncio.sleep(0)
+                all_news.append(self._take(by_name[name], entries))
+        if all_news:
+            await self._apply(all_news)
+        return bool(replies)
 
-    def _take(self, cursor: Cursor, entries: list[Entry]) -> None:
+    def _take(self, cursor: Cursor, entries: list[Entry]) -> _News:
+        """The events of a stream's entries; starts over where some are missing."""
+        news = _News(cursor)
         for position, fields in entries:
-            cursor.position = position
-            try:
-                is_whole = self._apply(cursor, EventBatch.from_fields(fields))
-            except ValueError as error:
-                log.warning(
-                    "an entry of an event stream makes no sense",
-                    worker_id=cursor.record.worker_id,
-                    reason=str(error),
-                )
-                is_whole = False
-            if not is_whole:
+            batch = _batch(cursor, fields)
+            if batch is None or (
+                batch.epoch == cursor.record.epoch and batch.first_seq > cursor.seq + 1
+            ):
                 self.num_gaps += 1
                 self._start_resync(cursor)
-                return
+                break
+            cursor.position = position
+            # Other epochs: a predecessor's, or a successor's whose record is about to be seen.
+            if batch.epoch == cursor.record.epoch and batch.last_seq > cursor.seq:
+                cursor.seq = batch.last_seq
+                news.add(batch, self._index)
+        return news
 
-    def _apply(self, cursor: Cursor, batch: EventBatch) -> bool:
-        """Brings the index forward; False when events are missing in between."""
-        if batch.epoch != cursor.record.epoch:
-            return True  # a predecessor's, or a successor's whose record is about to be seen
-        if batch.first_seq > cursor.seq + 1:
-            return False
-        if batch.last_seq <= cursor.seq:
-            return True
-        worker_id = cursor.record.worker_id
-        keys = batch.keys
-        if CLEARED in batch.kinds or len(set(keys)) < len(keys):
-            self._apply_in_order(worker_id, batch.kinds, keys)
-        else:
-            # No key comes twice, so the order does not matter.
-            is_stored = batch.kinds.translate(_IS_STORED)
-            is_removed = batch.kinds.translate(_IS_REMOVED)
-            self._index.remove_all(worker_id, compress(keys, is_removed))
-            self._index.store_all(worker_id, compress(keys, is_stored))
-        cursor.seq = batch.last_seq
-        return True
-
-    def _apply_in_order(self, worker_id: str, kinds: bytes, keys: list[BlockKey]) -> None:
-        for kind, key in zip(kinds, keys, strict=True):
-            if kind == STORED:
-                self._index.store(worker_id, key)
-            elif kind == CLEARED:
-                self._index.clear(worker_id)
-            else:
-                self._index.remove(worker_id, key)
+    async def _apply(self, all_news: list[_News]) -> None:
+        """Brings the index forward, thousands of events of many workers at a time."""
+        changes: list[Changes] = []
+        num_events = 0
+        for news in all_news:
+            for start in range(0, len(news.kinds), MAX_TAKEN_EVENTS):
+                if num_events >= MAX_TAKEN_EVENTS:
+                    self._index.apply(changes)
+                    changes, num_events = [], 0
+                    await asyncio.sleep(0)
+                if news.cursor.is_over:
+                    break
+                changes.append(news.changes(start))
+                num_events += len(changes[-1].is_stored)
+        self._index.apply(changes)
 
     def _start_resync(self, cursor: Cursor) -> None:
         cursor.position = None
@@ -221,10 +243,19 @@ class Follower:
         record = cursor.record
         async with asyncio.timeout(self._timing.snapshot_timeout_s):
             last = await self._client.xrevrange(self._keys.events(record.worker_id), count=1)
-            snapshot = await self._snapshot(record)
-        if snapshot.epoch != record.epoch:
-            raise ValueError(f"the snapshot is of epoch {snapshot.epoch}, not {record.epoch}")
+            event_seq = await fill(self._index, record, self._snapshot(record))
         self.num_snapshots += 1
-        self._index.replace(record.worker_id, snapshot.keys)
-        cursor.seq = snapshot.event_seq
+        cursor.seq = event_seq
         cursor.position = last[0][0] if last else BEGINNING
+
+
+def _batch(cursor: Cursor, fields: dict[bytes, bytes]) -> EventBatch | None:
+    try:
+        return EventBatch.from_fields(fields)
+    except ValueError as error:
+        log.warning(
+            "an entry of an event stream makes no sense",
+            worker_id=cursor.record.worker_id,
+            reason=str(error),
+        )
+        return None

@@ -182,13 +182,15 @@ class BlockRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All blocks that a worker caches.
+class SnapshotPart:
+    """Some of the blocks that a worker caches; all parts together are all of them.
 
-    It contains every event up to `event_seq` and may contain later ones: read the announcer's
+    They contain every event up to `event_seq` and may contain later ones: read the announcer's
     `event_seq` first and ask the engine for its keys after that.
     """
 
     epoch: str
     event_seq: int
-    keys: tuple[BlockKey, ...]
+    """The same in all parts."""
+    keys: bytes
+    """16 bytes each, one behind the other."""

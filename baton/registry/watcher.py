@@ -12,7 +12,8 @@ import structlog
 from baton.policy.index import BlockIndex
 from baton.registry.client import close, connect
 from baton.registry.contact import Contact, end
-from baton.registry.follower import Follower, SnapshotSource
+from baton.registry.filling import SnapshotSource
+from baton.registry.follower import Follower
 from baton.registry.keys import Keys
 from baton.registry.records import LoadRecord, WorkerRecord
 from baton.registry.timing import Timing

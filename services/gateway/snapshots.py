@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import grpc
 
 from baton import convert
-from baton.blocks import BlockKey, split_keys
 from baton.errors import WorkerLost
-from baton.registry.records import LoadRecord, Snapshot, WorkerRecord
+from baton.registry.records import LoadRecord, SnapshotPart, WorkerRecord
 from baton.request import Role
 from baton.rpc.channels import TlsFiles, open_channel
 from baton.rpc.status import from_rpc_error
@@ -33,21 +34,20 @@ class WorkerDesk:
                 raise from_rpc_error(failure) from failure
         return _record(answer, address), _load(answer)
 
-    async def snapshot(self, record: WorkerRecord) -> Snapshot:
-        """All blocks that a worker caches. Raises a `BatonError`."""
-        keys: list[BlockKey] = []
-        part: pb.SnapshotBlocksResponse | None = None
+    async def snapshot(self, record: WorkerRecord) -> AsyncIterator[SnapshotPart]:
+        """All blocks that a worker caches, as they arrive. Raises a `BatonError`."""
+        is_empty = True
         async with open_channel(record.address, self._tls) as channel:
             stub = stubs.WorkerServiceStub(channel)
             try:
                 request = pb.SnapshotBlocksRequest()
                 async for part in stub.SnapshotBlocks(request, timeout=ANSWER_SECONDS):
-                    keys += split_keys(part.keys)
+                    is_empty = False
+                    yield SnapshotPart(part.epoch, part.event_seq, part.keys)
             except grpc.aio.AioRpcError as failure:
                 raise from_rpc_error(failure) from failure
-        if part is None:
+        if is_empty:
             raise WorkerLost(f"worker {record.worker_id} sent an empty snapshot")
-        return Snapshot(part.epoch, part.event_seq, tuple(keys))
 
 
 def _record(answer: pb.GetWorkerResponse, address: str) -> WorkerRecord:

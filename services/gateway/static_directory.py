@@ -7,6 +7,7 @@ import time
 
 from baton.errors import BatonError
 from baton.policy.index import BlockIndex
+from baton.registry.filling import fill
 from baton.registry.records import LoadRecord, WorkerRecord
 from baton.rpc import logs
 from services.gateway.fleet import OnWorker
@@ -83,7 +84,7 @@ class StaticDirectory:
             self._on_up(record)
         if load != self.loads.get(record.worker_id):
             # Caches change while a worker works; an idle one keeps what it has.
-            self.index.replace(record.worker_id, (await self._desk.snapshot(record)).keys)
+            await fill(self.index, record, self._desk.snapshot(record))
             self.loads[record.worker_id] = load
 
     def _remove(self, record: WorkerRecord) -> None:

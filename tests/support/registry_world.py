@@ -14,7 +14,7 @@ from baton.registry.announcer import Announcer
 from baton.registry.client import close
 from baton.registry.contact import end
 from baton.registry.keys import Keys
-from baton.registry.records import Snapshot, WorkerRecord
+from baton.registry.records import SnapshotPart, WorkerRecord
 from baton.registry.timing import Timing
 from baton.registry.watcher import Watcher
 from baton.request import Role
@@ -146,22 +146,27 @@ class World:
         await watcher.start()
         return watcher
 
-    async def snapshot(self, record: WorkerRecord) -> Snapshot:
+    async def snapshot(self, record: WorkerRecord) -> AsyncIterator[SnapshotPart]:
         """What a worker answers when asked for its blocks."""
         if self.refuse_snapshots:
             self.refuse_snapshots -= 1
             raise ConnectionRefusedError("the worker does not answer")
         worker = self.workers[record.worker_id]
         seq = worker.announcer.event_seq
-        keys = tuple(block_key(number) for number in worker.cache)
+        keys = b"".join(block_key(number) for number in worker.cache)
         self.num_asked += 1
         await self.may_answer.wait()
-        return Snapshot(worker.announcer.record.epoch, seq, keys)
+        middle = len(keys) // 32 * 16
+        for part in (keys[:middle], keys[middle:]):
+            yield SnapshotPart(worker.announcer.record.epoch, seq, part)
 
     def shows(self, watcher: Watcher, worker: Worker) -> bool:
         """Whether the watcher's index holds exactly the worker's cache."""
         worker_id = worker.announcer.record.worker_id
-        return watcher.index.keys_of(worker_id) == {block_key(n) for n in worker.cache}
+        index = watcher.index
+        return index.num_blocks(worker_id) == len(worker.cache) and all(
+            index.holds(worker_id, block_key(number)) for number in worker.cache
+        )
 
 
 @contextlib.asynccontextmanager
