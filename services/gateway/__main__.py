@@ -10,6 +10,7 @@ from baton.registry.watcher import Watcher
 from baton.rpc import logs
 from baton.rpc.serve import Process, launch
 from services.gateway import kserve
+from services.gateway.admission import Admission, AdmissionSettings
 from services.gateway.core import Core, Limits
 from services.gateway.fleet import Directory, Fleet, OnWorker
 from services.gateway.grpc_door import SERVICE_NAME, GatewayService
@@ -18,6 +19,7 @@ from services.gateway.openai import HttpServer, app
 from services.gateway.openai.app import HttpLimits
 from services.gateway.openai.replies import ReplySettings
 from services.gateway.placement import Placer
+from services.gateway.pools import FleetPools
 from services.gateway.settings import Settings
 from services.gateway.snapshots import WorkerDesk
 from services.gateway.static_directory import StaticDirectory
@@ -48,7 +50,12 @@ async def build(process: Process, settings: Settings) -> None:
     routing = RoutingConfig(remote_threshold_tokens=threshold)
     placer = Placer(fleet, board, routing, settings.worker_wait_seconds)
     limits = Limits(settings.max_requests, settings.max_migrations, settings.worker_wait_seconds)
-    core = Core(fleet, models, placer, limits, lambda: process.is_closed)
+    admission = Admission(
+        FleetPools(fleet, board, settings.worker_sequences),
+        AdmissionSettings(settings.admission, settings.target_ttft_seconds),
+        settings.read_tenants(),
+    )
+    core = Core(fleet, models, placer, limits, admission, lambda: process.is_closed)
     process.on_stop(core.close)
     process.on_drain(core.drained)
     if settings.share_port:

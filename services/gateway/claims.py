@@ -43,7 +43,11 @@ class Claims:
 
     def is_taken(self, command: GenerateCommand) -> bool:
         """Whether a request with this key is in flight."""
-        return bool(command.retry_key) and _key(command) in self._held
+        return self.is_held(command.tenant, command.retry_key)
+
+    def is_held(self, tenant: str, retry_key: str) -> bool:
+        """The same, before there is a command."""
+        return bool(retry_key) and (tenant, retry_key) in self._held
 
     def take(self, command: GenerateCommand) -> Claim:
         """Takes the key, from a request with the same content if need be.

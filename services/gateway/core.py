@@ -15,6 +15,7 @@ from baton.rpc import logs
 from baton.text import ModelText
 from baton.tokens import TokenIds
 from services.gateway import metrics, report
+from services.gateway.admission import Admission
 from services.gateway.claims import Claim, Claims
 from services.gateway.fleet import Fleet
 from services.gateway.mailbox import Mailbox, Tray, Turnstile
@@ -22,7 +23,7 @@ from services.gateway.models import Models
 from services.gateway.placement import Placer
 from services.gateway.requests import Request
 from services.gateway.samples import Sample
-from services.gateway.types import Chunk, Final, GenerateCommand, ModelInfo
+from services.gateway.types import Chunk, Final, GenerateCommand, ModelInfo, Visitor
 
 log = logs.get_logger(__name__)
 
@@ -50,6 +51,7 @@ class Core:
         models: Models,
         placer: Placer,
         limits: Limits,
+        admission: Admission,
         is_draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self._turnstile = Turnstile()
@@ -57,6 +59,7 @@ class Core:
         self._models = models
         self._placer = placer
         self._limits = limits
+        self._admission = admission
         self._is_draining = is_draining
         self._requests: set[Request] = set()
         self._claims = Claims()
@@ -88,6 +91,19 @@ class Core:
                 )
             await self._fleet.changed(left_s)
         return self._models.info(name, self._fleet.records), await self._models.text(name)
+
+    def welcome(self, model: str, visitor: Visitor) -> Visitor:
+        """See `Gateway`."""
+        visitor = self._admission.named(visitor)
+        try:
+            if not self._claims.is_held(visitor.tenant, visitor.retry_key):
+                if not self._has_room and not self._admission.has_lesser(model, visitor):
+                    raise self._overloaded()
+                self._admission.check_early(model, visitor)
+        except BatonError as error:
+            metrics.requests.labels(error.status.reason).inc()
+            raise
+        return visitor
 
     async def encode(
         self, text: ModelText, prompt: str, add_special_tokens: bool = True
@@ -131,6 +147,7 @@ class Core:
             self._requests.add(request)
             metrics.prompt_tokens.inc(len(command.token_ids))
             claim.hold(request)
+            await self._admission.enter(request)
             await self._placer.place(request, request.samples)
             yield request
         except BatonError as error:
@@ -185,8 +202,8 @@ class Core:
                 raise NoWorker(
                     "this gateway is draining; ask another one", retry_after_s=RETRY_AFTER_SECONDS
                 )
-            has_room = self._num_admitted < self._limits.max_requests
-            if not has_room and not self._claims.is_taken(command):
+            is_new = not self._claims.is_taken(command)
+            if is_new and not self._has_room and not self._admission.make_room(command):
                 raise self._overloaded()
             claim = self._claims.take(command)
         except BatonError as error:
@@ -197,7 +214,12 @@ class Core:
         metrics.in_flight.inc()
         return claim
 
+    @property
+    def _has_room(self) -> bool:
+        return self._num_admitted < self._limits.max_requests
+
     def _overloaded(self) -> Overloaded:
+        metrics.shed.labels("full").inc()
         return Overloaded(
             f"{self._num_admitted} requests are in flight, and {self._limits.max_requests} is the "
             f"limit; come back in {RETRY_AFTER_SECONDS:g} s",

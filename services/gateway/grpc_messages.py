@@ -16,7 +16,7 @@ from services.gateway import identity
 from services.gateway.types import Chunk, Final, SampleSummary, SloHints
 from services.gateway.validation import GenerateFields, check_request_id
 
-TRACEPARENT = "traceparent"
+TRACEPARENT, AUTHORIZATION = "traceparent", "authorization"
 
 
 class Writer:
@@ -58,18 +58,23 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What comes beside a request: the call's deadline and the trace it belongs to."""
+    """What comes beside a request: the call's deadline, its trace, the caller's key."""
 
     left_s: float | None = None
     """Seconds until the call's deadline; None: it has none."""
     traceparent: str = ""
+    api_key: str = ""
 
     @classmethod
     def of(cls, context: Context) -> Surroundings:
         """Those of a call."""
-        pairs = context.invocation_metadata() or ()
-        traceparent = next((str(value) for key, value in pairs if key == TRACEPARENT), "")
-        return cls(context.time_remaining(), traceparent)
+        traceparent = authorization = ""
+        for key, value in context.invocation_metadata() or ():
+            if key == TRACEPARENT:
+                traceparent = str(value)
+            elif key == AUTHORIZATION:
+                authorization = str(value)
+        return cls(context.time_remaining(), traceparent, identity.api_key(authorization))
 
 
 def request_id_of(request: pb.GenerateRequest) -> str:
@@ -113,6 +118,7 @@ def fields_of(request: pb.GenerateRequest, request_id: str, around: Surroundings
         guide=_guide(sampling),
         cache_salt=request.cache_salt,
         tenant=request.tenant,
+        api_key=around.api_key,
         slo=SloHints(
             target_ttft_ms=request.slo.target_ttft_ms,
             target_itl_ms=request.slo.target_itl_ms,

@@ -25,6 +25,12 @@ def new_seed() -> int:
     return _draw.getrandbits(SEED_BITS)
 
 
+def api_key(authorization: str) -> str:
+    """The key in an `Authorization` header; empty when it holds none."""
+    scheme, _, key = authorization.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
 def cache_salt(tenant: str, salt: str) -> str:
     """One salt of both; no two pairs give the same, and without a tenant it is the salt."""
     if tenant:

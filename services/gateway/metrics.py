@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
+
 from baton.rpc.metrics import HotHistogram, counter, gauge, histogram
 
 # Tokens come every few to a few hundred milliseconds.
@@ -36,6 +38,40 @@ fallbacks = counter(
 )
 merged_chunks = counter("gateway_merged_chunks", "Chunks merged because the client was behind.")
 link_up = gauge("gateway_decode_link_up", "Whether a decode worker's stream is up.", ("worker_id",))
+shed = counter(
+    "gateway_shed",
+    "Requests refused for lack of room: `full`, `displaced`, or predicted late, `early` before "
+    "tokenising, `late` behind it, `overdue` while waiting.",
+    ("reason",),
+)
+waited = histogram("gateway_wait_seconds", "Held back in the gateway, of requests that were.")
+ttft_ratio = HotHistogram(
+    "gateway_ttft_ratio",
+    "Time to a worker's first token over what was predicted on arrival.",
+    buckets=(0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0),
+)
+waiting = gauge("gateway_waiting_requests", "Held back now.", ("model", "tenant", "priority"))
 registry_staleness = gauge(
     "gateway_registry_staleness_seconds", "Age of what is known from Redis about workers."
 )
+
+MAX_SHOWN_TENANTS = 100
+"""Clients choose tenants' names: beyond so many with something waiting they are `other`."""
+
+
+def show_waiting(
+    model: str, lengths: Mapping[tuple[str, int], int], before: Set[tuple[str, str, str]]
+) -> set[tuple[str, str, str]]:
+    """How many of a model's requests are held back now, by tenant and band.
+
+    Takes what was shown before off, and returns the labels of what is shown.
+    """
+    shown: dict[tuple[str, str, str], int] = {}
+    for number, ((tenant, band), count) in enumerate(lengths.items()):
+        labels = (model, tenant if number < MAX_SHOWN_TENANTS else "other", str(band))
+        shown[labels] = shown.get(labels, 0) + count
+    for gone in before - shown.keys():
+        waiting.remove(*gone)
+    for labels, count in shown.items():
+        waiting.labels(*labels).set(count)
+    return set(shown)

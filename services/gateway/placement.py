@@ -146,6 +146,8 @@ class Placer:
         indices = range(first, first + len(cargo.samples))
         unbook = self._book(cargo, decision, prefill)
         request.begin(Attempt(request, worker.link, indices, unbook), submission)
+        if request.ticket is not None:
+            request.ticket.placed(decision.num_uncached_tokens)
 
     def _prefill(self, decision: Decision) -> WorkerRecord | None:
         return self._fleet.directory.workers.get(decision.prefill.worker_id or "")

@@ -15,6 +15,7 @@ from services.gateway import metrics
 from services.gateway.attainment import Attainment
 from services.gateway.attempts import Attempt
 from services.gateway.frames import Delta, End, Submission
+from services.gateway.halls import Ticket
 from services.gateway.mailbox import Mailbox
 from services.gateway.samples import Sample
 from services.gateway.traces import RequestTrace
@@ -61,6 +62,8 @@ class Request:
         """Whether its final is on its way to the client."""
         self.has_failed_engine = False
         self.route_us = 0
+        self.ticket: Ticket | None = None
+        """Its place among those admitted; None: admission is off."""
         self.trace = RequestTrace(command, self.arrived_at)
         self._keeper = keeper
         self._attempts: set[Attempt] = set()
@@ -145,6 +148,8 @@ class Request:
         if not sample.first_token_at:
             self.trace.answered()
             sample.first_token_at = now
+            if self.ticket is not None:
+                self.ticket.started()
         elif chunk.token_ids:
             metrics.inter_token.observe((now - sample.last_token_at) / len(chunk.token_ids))
         sample.last_token_at = now
@@ -238,6 +243,8 @@ class Request:
             return
         self._is_over = True
         self._alarm.cancel()
+        if self.ticket is not None:
+            self.ticket.leave(self.num_output_tokens)
         if self._linger is not None:
             self._linger.cancel()
         for attempt in self._attempts:

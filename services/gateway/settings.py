@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, FilePath
 from pydantic import model_validator as validates_model
 from pydantic_settings import SettingsConfigDict
 
 from baton.rpc.settings import Address, Addresses, OptionalAddress, ServiceSettings, Words
+from services.gateway.tenants import Tenants
 
 
 class Settings(ServiceSettings):
@@ -34,6 +35,16 @@ class Settings(ServiceSettings):
     """Prefill workers when there is no Redis, host:port, separated by commas."""
     max_requests: Annotated[int, Field(ge=1)] = 512
     """Most requests in flight; one more is told to come back later."""
+    admission: bool = True
+    """Hold requests back while workers are busy, and refuse those that would be late."""
+    target_ttft_seconds: Annotated[float, Field(ge=0)] = 10.0
+    """Refuse requests whose first token is predicted later, if they name no target; 0: never."""
+    worker_sequences: Annotated[int, Field(ge=0)] = 0
+    """Most sequences in flight per decode worker; 0: an engine step's, and an eighth."""
+    tenants: FilePath | None = None
+    """JSON file of tenants: weights, highest priorities, targets, digests of API keys."""
+    tenant_weights: Words = ()
+    """Shares of tenants while workers are busy, as name=weight, separated by commas; others: 1."""
     max_session_requests: Annotated[int, Field(ge=1)] = 1024
     """Most requests in flight on one Session stream; one more is told to come back later."""
     max_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
@@ -79,6 +90,31 @@ class Settings(ServiceSettings):
                     f"{flag} is {address!r}: with --share-port it reads host:port, and others "
                     "must know the port, so it can't be 0"
                 )
+        return self
+
+    def weights(self) -> dict[str, float]:
+        """The weights given by name. Raises ValueError where one is none."""
+        given = {}
+        for word in self.tenant_weights:
+            name, _, text = word.rpartition("=")
+            try:
+                weight = float(text)
+            except ValueError:
+                weight = 0.0
+            if not name or not 0 < weight <= 1e6:
+                raise ValueError(
+                    f"--tenant-weights holds {word!r}; a weight reads name=number, above 0"
+                )
+            given[name] = weight
+        return given
+
+    def read_tenants(self) -> Tenants:
+        """All that is known of tenants. Raises ValueError."""
+        return Tenants.read(self.tenants, self.weights())
+
+    @validates_model(mode="after")
+    def _knows_tenants(self) -> Self:
+        self.read_tenants()
         return self
 
     @validates_model(mode="after")

@@ -63,6 +63,20 @@ class GenerateCommand:
     tokenize_us: int = 0
 
 
+# Not frozen: every request makes one or two.
+@dataclass(slots=True)
+class Visitor:
+    """Whose request it is and what it wants, before anything is spent on it."""
+
+    tenant: str = ""
+    api_key: str = ""
+    priority: int = 0
+    target_ttft_ms: int = 0
+    retry_key: str = ""
+    tenant_field: str = "tenant"
+    """What the client calls the tenant."""
+
+
 # Not frozen: there is one per token, and a frozen one takes three times as long to make.
 @dataclass(slots=True)
 class Chunk:
@@ -121,6 +135,13 @@ class Gateway(Protocol):
 
     async def text(self, model: str) -> tuple[ModelInfo, ModelText]:
         """The model by name (empty: the only one). Raises `UnknownModel` or `NoWorker`."""
+
+    def welcome(self, model: str, visitor: Visitor) -> Visitor:
+        """The tenant and the priority that count, for a request to the model of this name.
+
+        Raises `Overloaded` for one that would be refused whatever its prompt, and `InvalidRequest`
+        for one whose key is another tenant's.
+        """
 
     async def encode(
         self, text: ModelText, prompt: str, add_special_tokens: bool = True

@@ -15,7 +15,7 @@ from baton.request import Guide, SamplingParams
 from baton.text import ModelText
 from baton.tokens import TokenIds
 from services.gateway import identity
-from services.gateway.types import NO_HINTS, Gateway, GenerateCommand, SloHints
+from services.gateway.types import NO_HINTS, Gateway, GenerateCommand, SloHints, Visitor
 
 MAX_SAMPLES = 128
 MAX_STOP_STRINGS = 16
@@ -79,6 +79,8 @@ class GenerateFields:
     """0: one."""
     cache_salt: str = ""
     tenant: str = ""
+    api_key: str = ""
+    """May name the tenant, if the gateway knows it."""
     slo: SloHints = NO_HINTS
     priority: int = 0
     timeout_s: float = 0.0
@@ -141,6 +143,17 @@ async def resolve(
     _check_envelope(fields, refusal)
     _check_sampling(fields, refusal)
     info, text = await gateway.text(fields.model)
+    visitor = gateway.welcome(
+        info.name,
+        Visitor(
+            fields.tenant,
+            fields.api_key,
+            fields.priority,
+            fields.slo.target_ttft_ms,
+            fields.retry_key,
+            names.get("tenant", "tenant"),
+        ),
+    )
     token_ids, tokenize_us = await _prompt(gateway, text, fields, refusal)
     _check_tokens(fields, text, token_ids, refusal)
     max_tokens = _max_tokens(fields, len(token_ids), info.context_len, refusal)
@@ -152,13 +165,13 @@ async def resolve(
         request_id=fields.request_id or identity.new_request_id(),
         model=info.name,
         token_ids=token_ids,
-        sampling=_sampling(fields, text, max_tokens),
+        sampling=_sampling(fields, text, max_tokens, visitor.tenant),
         sample_count=fields.sample_count or 1,
-        cache_salt=identity.cache_salt(fields.tenant, fields.cache_salt),
-        tenant=fields.tenant,
+        cache_salt=identity.cache_salt(visitor.tenant, fields.cache_salt),
+        tenant=visitor.tenant,
         retry_key=fields.retry_key,
         slo=fields.slo,
-        priority=fields.priority,
+        priority=visitor.priority,
         timeout_s=min(fields.timeout_s or max_timeout_s, max_timeout_s),
         want_text=fields.want_text,
         traceparent=fields.traceparent,
@@ -328,7 +341,9 @@ def _max_tokens(
     return max_tokens
 
 
-def _sampling(fields: GenerateFields, text: ModelText, max_tokens: int) -> SamplingParams:
+def _sampling(
+    fields: GenerateFields, text: ModelText, max_tokens: int, tenant: str
+) -> SamplingParams:
     defaults = text.generation_defaults
     return SamplingParams(
         temperature=_given(fields.temperature, defaults.temperature),
@@ -343,18 +358,18 @@ def _sampling(fields: GenerateFields, text: ModelText, max_tokens: int) -> Sampl
         stop_token_ids=tuple(dict.fromkeys(fields.stop_token_ids)),
         stop_strings=tuple(dict.fromkeys(fields.stop_strings)),
         ignore_eos=fields.ignore_eos,
-        seed=_seed(fields),
+        seed=_seed(fields, tenant),
         logprobs_count=fields.logprobs_count,
         logit_bias=MappingProxyType(dict(fields.logit_bias)),
         guide=fields.guide,
     )
 
 
-def _seed(fields: GenerateFields) -> int:
+def _seed(fields: GenerateFields, tenant: str) -> int:
     if fields.seed is not None:
         return fields.seed
     if fields.retry_key:
-        return identity.seed(fields.tenant, fields.retry_key)
+        return identity.seed(tenant, fields.retry_key)
     return identity.new_seed()
 
 

@@ -12,7 +12,14 @@ from baton.request import FinishReason, Guide, SequenceTimings, TokenLogprobs
 from baton.text import ModelText, StopStrings
 from baton.tokens import TokenIds
 from services.gateway.mailbox import Tray
-from services.gateway.types import Chunk, Final, GenerateCommand, ModelInfo, SampleSummary
+from services.gateway.types import (
+    Chunk,
+    Final,
+    GenerateCommand,
+    ModelInfo,
+    SampleSummary,
+    Visitor,
+)
 
 ANSWER = "The baton is passed 😀 on."
 MODEL = "toy"
@@ -31,6 +38,8 @@ class FakeGateway:
     names: list[str] = field(default_factory=lambda: [MODEL])
     error: BatonError | Exception | None = None
     fail_at: int = 0
+    refusal: BatonError | None = None
+    """Raised before a prompt is tokenised."""
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     gate_at: int | None = None
     num_cached_tokens: int = 0
@@ -56,6 +65,11 @@ class FakeGateway:
         if not self.names:
             raise NoWorker("no worker has come", retry_after_s=1.5)
         raise UnknownModel(f"model {model!r} is not served; served: {self.names}", field="model")
+
+    def welcome(self, model: str, visitor: Visitor) -> Visitor:
+        if self.refusal is not None:
+            raise self.refusal
+        return visitor
 
     async def encode(
         self, text: ModelText, prompt: str, add_special_tokens: bool = True

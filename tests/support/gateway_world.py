@@ -17,15 +17,20 @@ from baton.registry.records import LoadRecord, WorkerRecord
 from baton.request import Role, SamplingParams
 from baton.text import ModelText, load_text
 from baton.tokens import TokenIds
+from services.gateway.admission import Admission, AdmissionSettings
 from services.gateway.core import Core, Limits
 from services.gateway.fleet import Fleet, OnWorker
 from services.gateway.models import Models
 from services.gateway.placement import Placer
-from services.gateway.types import Chunk, Final, GenerateCommand
+from services.gateway.pools import FleetPools
+from services.gateway.tenants import Tenants
+from services.gateway.types import Chunk, Final, GenerateCommand, SloHints
 from tests.support.fake_decode import LAYOUT, FakeDecode, eventually
 from tests.support.tokenizers_made import byte_level_tokenizer, write_folder
 
 MODEL = "toy"
+ADMISSION = AdmissionSettings(target_ttft_s=0.0)
+"""Nothing is refused because a busy machine is slow, unless a test asks for it."""
 
 
 class ManualDirectory:
@@ -120,7 +125,15 @@ class Answer:
 class World:
     """The core and the test's hand on all around it."""
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limits: Limits,
+        admission: AdmissionSettings = ADMISSION,
+        tenants: Tenants | None = None,
+        slots: int = 0,
+    ) -> None:
+        """`slots`: sequences per worker; 0: as many as a worker takes."""
         self.text: ModelText = load_text(folder)
         self.is_draining = False
         self.board = BookingBoard("redis://127.0.0.1:1", "gateway-0")
@@ -128,7 +141,17 @@ class World:
         self.fleet = Fleet("gateway-0", Models(folder), self._open)
         config = RoutingConfig(remote_threshold_tokens=8, prefix_step_tokens=8)
         placer = Placer(self.fleet, self.board, config, limits.worker_wait_s)
-        self.core = Core(self.fleet, self.fleet.models, placer, limits, lambda: self.is_draining)
+        self.admission = Admission(
+            FleetPools(self.fleet, self.board, slots), admission, tenants or Tenants()
+        )
+        self.core = Core(
+            self.fleet,
+            self.fleet.models,
+            placer,
+            limits,
+            self.admission,
+            lambda: self.is_draining,
+        )
         self.workers: list[FakeDecode] = []
 
     async def add(self, worker_id: str = "decode-0") -> FakeDecode:
@@ -147,6 +170,10 @@ class World:
     def usable(self) -> list[str]:
         """Decode workers that could take a request."""
         return [worker.record.worker_id for worker in self.fleet.decode_workers(MODEL)]
+
+    def slo(self, **hints: int) -> SloHints:
+        """What a client hopes for."""
+        return SloHints(**hints)
 
     def ids(self, text: str) -> list[int]:
         """Tokens of a text."""
@@ -211,9 +238,16 @@ def make_folder(path: Path) -> Path:
 
 
 @asynccontextmanager
-async def open_world(folder: Path, **limits: float) -> AsyncIterator[World]:
+async def open_world(
+    folder: Path,
+    admission: AdmissionSettings = ADMISSION,
+    tenants: Tenants | None = None,
+    slots: int = 0,
+    **limits: float,
+) -> AsyncIterator[World]:
     """A world that is closed behind the test."""
-    world = World(folder, Limits(**{"worker_wait_s": 2.0, **limits}))
+    limits = {"worker_wait_s": 2.0, **limits}
+    world = World(folder, Limits(**limits), admission, tenants, slots)
     try:
         yield world
     finally:

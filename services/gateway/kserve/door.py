@@ -12,6 +12,7 @@ from baton.errors import InvalidRequest
 from baton.kserve.v2 import inference_pb2 as pb
 from baton.kserve.v2 import inference_pb2_grpc as stubs
 from baton.rpc.handlers import Context
+from services.gateway import identity
 from services.gateway.kserve import facts
 from services.gateway.kserve.answers import Responses
 from services.gateway.kserve.parameters import NAMES
@@ -22,7 +23,7 @@ from services.gateway.validation import resolve
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 REQUEST_ID = "x-request-id"
-TRACEPARENT = "traceparent"
+TRACEPARENT, AUTHORIZATION = "traceparent", "authorization"
 
 
 class InferenceService(stubs.GRPCInferenceServiceServicer):
@@ -144,8 +145,10 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
 
 
 def _origin(context: Context) -> Origin:
-    traceparent = ""
+    traceparent = authorization = ""
     for key, value in context.invocation_metadata() or ():
         if key == TRACEPARENT:
             traceparent = str(value)
-    return Origin(traceparent, context.time_remaining())
+        elif key == AUTHORIZATION:
+            authorization = str(value)
+    return Origin(traceparent, context.time_remaining(), identity.api_key(authorization))

@@ -39,6 +39,7 @@ class Origin:
     traceparent: str = ""
     time_left_s: float | None = None
     """None: the call has no deadline."""
+    api_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ def read(request: pb.ModelInferRequest, origin: Origin) -> Question:
             slo=_slo(values),
             want_text="text_output" in outputs,
             traceparent=origin.traceparent,
+            api_key=origin.api_key,
         ),
         shown_id=request.id or request_id,
         outputs=outputs,

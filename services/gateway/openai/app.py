@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from baton.errors import AlreadyRunning, BatonError, UnknownModel
 from baton.rpc import metrics
+from services.gateway import identity
 from services.gateway.openai.answer import Answer
 from services.gateway.openai.calls import RETRY_HEADER, Call, Caller, Resolver, slo_of
 from services.gateway.openai.envelope import Envelope, request_id_of, traceparent_of
@@ -179,6 +180,7 @@ def _caller(request: Request) -> Caller:
         tenant=request.headers.get("x-baton-tenant", ""),
         retry_key=request.headers.get(RETRY_HEADER, ""),
         slo=slo_of(request.headers),
+        api_key=identity.api_key(request.headers.get("authorization", "")),
     )
 
 

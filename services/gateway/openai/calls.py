@@ -65,6 +65,7 @@ class Caller:
     tenant: str = ""
     retry_key: str = ""
     slo: SloHints = NO_HINTS
+    api_key: str = ""
 
 
 def slo_of(headers: Mapping[str, str]) -> SloHints:
@@ -297,6 +298,7 @@ def _fields(body: GenerateBody, caller: Caller) -> GenerateFields:
         request_id=caller.request_id,
         traceparent=caller.traceparent,
         tenant=caller.tenant,
+        api_key=caller.api_key,
         retry_key=caller.retry_key,
         slo=caller.slo,
         model=body.model or "",

@@ -1,0 +1,97 @@
+"""Holds requests back while the workers are busy, lets them go in fair order, sheds what is late.
+
+A request that finds room and nobody waiting passes without a pause.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import inf
+
+from baton.policy.admission import Patience
+from services.gateway.halls import Hall, LookAtPool, Ticket
+from services.gateway.requests import Request
+from services.gateway.tenants import Tenants
+from services.gateway.types import GenerateCommand, Visitor
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionSettings:
+    """How requests are admitted."""
+
+    is_on: bool = True
+    target_ttft_s: float = 10.0
+    """For requests that name no target and whose tenant has none; 0: as long as it takes."""
+
+
+class Admission:
+    """All halls, and who may enter them."""
+
+    def __init__(self, look: LookAtPool, settings: AdmissionSettings, tenants: Tenants) -> None:
+        self._look = look
+        self._settings = settings
+        self._tenants = tenants
+        self._halls: dict[str, Hall] = {}
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests held back."""
+        return sum(len(hall.queue) for hall in self._halls.values())
+
+    def named(self, visitor: Visitor) -> Visitor:
+        """With the tenant that its key names and the priority that this one may have."""
+        tenants = self._tenants
+        tenant = tenants.named(visitor.tenant, visitor.api_key, visitor.tenant_field)
+        priority = tenants.priority(tenant, visitor.priority)
+        if (tenant, priority) == (visitor.tenant, visitor.priority):
+            return visitor
+        return replace(visitor, tenant=tenant, priority=priority)
+
+    def check_early(self, model: str, visitor: Visitor) -> None:
+        """Raises `Overloaded` for a request that would be late whatever its prompt."""
+        hall = self._halls.get(model)
+        if hall is not None and hall.queue:
+            patience = self._patience(visitor.tenant, visitor.target_ttft_ms)
+            hall.check_early(visitor.tenant, visitor.priority, patience)
+
+    def has_lesser(self, model: str, visitor: Visitor) -> bool:
+        """Whether a request waits whose place this one could have."""
+        hall = self._halls.get(model)
+        return hall is not None and hall.has_lesser(visitor.tenant, visitor.priority)
+
+    def make_room(self, command: GenerateCommand) -> bool:
+        """Sheds a request that waits, if this one has the better right to its place."""
+        hall = self._halls.get(command.model)
+        return hall is not None and hall.make_room(command.tenant, command.priority)
+
+    async def enter(self, request: Request) -> None:
+        """Gives a request its ticket; returns when it may be sent, or has ended while it waited.
+
+        Raises `Overloaded` when its first token is or becomes predicted too late.
+        """
+        if not self._settings.is_on:
+            return
+        command = request.command
+        hall = self._halls.get(command.model)
+        if hall is None:
+            hall = self._halls[command.model] = Hall(command.model, self._look, self._tenants)
+        demand = hall.forecast.demand(
+            len(command.token_ids),
+            command.sample_count,
+            command.sampling.max_tokens,
+            command.slo.expected_output_count,
+        )
+        patience = self._patience(command.tenant, command.slo.target_ttft_ms)
+        ticket = Ticket(hall, command, demand, patience)
+        if hall.take(ticket):
+            request.ticket = ticket
+            return
+        hall.join(ticket, command.timeout_s)
+        request.ticket = ticket
+        request.trace.event("waits for room")
+        await ticket.wait()
+
+    def _patience(self, tenant: str, target_ttft_ms: int) -> Patience:
+        default_s = self._settings.target_ttft_s or inf
+        target_s = target_ttft_ms / 1000 or self._tenants.target_ttft_s(tenant) or default_s
+        return Patience(target_s, max(target_s, default_s))

@@ -1,0 +1,60 @@
+"""What the workers of a model take at a time, as far as this gateway may use it."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from baton.policy.admission import Pool
+from baton.registry.bookings import BookingBoard
+from baton.registry.records import LoadRecord
+from baton.request import Role
+from services.gateway.fleet import Fleet
+
+BEGINNING_SHARE = 1 / 8
+"""Sequences beyond those of an engine step: their prompts are computed while others end."""
+STEPS_AHEAD = 2
+"""Engine steps' worth of prompt tokens that wait at a worker: one runs, one is ready behind it."""
+NUM_LOOKS = 5
+"""What other gateways have in flight is the least of so many looks: reports are a little old, and
+count sequences that have ended here since."""
+
+_NO_LOAD = LoadRecord()
+
+
+class FleetPools:
+    """Looks at the fleet, and at what other gateways do with it."""
+
+    def __init__(self, fleet: Fleet, board: BookingBoard, max_sequences: int = 0) -> None:
+        """`max_sequences` per decode worker; 0: what an engine step of it takes, and an eighth."""
+        self._fleet = fleet
+        self._board = board
+        self._max_sequences = max_sequences
+        self._foreign: dict[str, deque[int]] = {}
+
+    def __call__(self, model: str, own_sequences: int, own_tokens: float) -> Pool:
+        """See `LookAtPool`. Without a worker, the pool of one that may come."""
+        directory = self._fleet.directory
+        away = self._fleet.unreachable()
+        num_workers = num_sequences = num_tokens = reported = promised = 0
+        for record in directory.workers.values():
+            is_able = record.role is not Role.KVSTORE and not record.is_draining
+            if record.model != model or not is_able or record.worker_id in away:
+                continue
+            load = directory.loads.get(record.worker_id, _NO_LOAD)
+            num_workers += 1
+            num_tokens += STEPS_AHEAD * load.learned.max_batch_tokens
+            promised += self._board.promised(record.worker_id).num_tokens
+            if record.role is Role.DECODE:
+                step = load.learned.max_sequences
+                num_sequences += self._max_sequences or round(step * (1 + BEGINNING_SHARE))
+                reported += load.num_sequences
+        if not num_sequences:
+            return Pool()
+        foreign = self._foreign.setdefault(model, deque(maxlen=NUM_LOOKS))
+        foreign.append(max(0, reported - own_sequences))
+        # A gateway may always have one request per worker there, whatever the others do.
+        return Pool(
+            num_workers=num_workers,
+            num_sequences=max(num_workers, num_sequences - min(foreign)),
+            num_tokens=max(1.0, num_tokens - max(0.0, promised - own_tokens)),
+        )
