@@ -1,0 +1,228 @@
+"""`python -m bench.admission`: goodput up to and beyond saturation, with admission and without."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from baton.cli.errors import CommandError
+from baton.cli.running import run_until_signal
+from baton.errors import BatonError
+from bench.admission.load import Client, Outcome, Targets, poisson
+from bench.failure import BenchFailed
+from bench.machine import describe_machine, load_average
+from bench.options import Run
+from bench.progress import Steps
+from bench.report import Cell, PartResult, Report, Table, to_terminal, write
+from bench.stats import milliseconds
+from bench.system import SystemSpec, running_system
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+LIMIT_S = 900.0
+LOADS = (0.7, 0.9, 1.0, 1.25, 1.5, 2.0)
+QUICK_LOADS = (1.0, 1.5)
+SATURATING_CLIENTS = 48
+SATURATING_S = 8.0
+TARGETS = Targets()
+TENANTS = (("many", 0, 0.9), ("few", 0, 0.1))
+"""Names, priorities and shares of what is asked for: nine to one, with equal weights."""
+ROOM = ("--max-requests=4096", "--max-session-requests=4096")
+"""So that nothing but admission refuses."""
+ARMS = {
+    "admission": (f"--target-ttft-seconds={TARGETS.ttft_s:g}",),
+    "first come, first served": ("--no-admission",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A system to load."""
+
+    name: str
+    prefill: int
+    decode: int
+    gateways: int = 1
+
+
+SHAPES = (Shape("1 decode", 0, 1), Shape("1 prefill, 1 decode", 1, 1))
+SHARED = Shape("2 decode, 2 gateways", 0, 2, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One load on one arm."""
+
+    load: float
+    rate: float
+    seconds: float
+    outcomes: Sequence[Outcome]
+
+    @property
+    def goodput(self) -> float:
+        """Good answers a second."""
+        return sum(outcome.is_good(TARGETS) for outcome in self.outcomes) / self.seconds
+
+    def row(self, names: Sequence[Cell], peak: float) -> tuple[Cell, ...]:
+        """As a line of a table."""
+        ends = Counter(
+            outcome.error or ("ok" if outcome.is_done else "open") for outcome in self.outcomes
+        )
+        served = [outcome.ttft_s for outcome in self.outcomes if outcome.ttft_s is not None]
+        return (
+            *names,
+            self.load,
+            self.rate,
+            len(self.outcomes),
+            self.goodput,
+            100 * self.goodput / peak if peak else None,
+            ends["ok"],
+            ends["OVERLOADED"],
+            len(self.outcomes) - ends["ok"] - ends["OVERLOADED"],
+            milliseconds(served, 50),
+            milliseconds(served, 99),
+        )
+
+
+COLUMNS = (
+    "load",
+    "asked/s",
+    "n",
+    "goodput/s",
+    "% of peak",
+    "answered",
+    "refused",
+    "other ends",
+    "TTFT p50 ms",
+    "TTFT p99 ms",
+)
+
+
+def system(shape: Shape, arm: str) -> SystemSpec:
+    """Emulated workers behind gateways of an arm."""
+    return SystemSpec(
+        f"{shape.name}, {arm}",
+        prefill=shape.prefill,
+        decode=shape.decode,
+        gateways=shape.gateways,
+        threads=1,
+        engine="emulated",
+        flags={"gateway": [*ROOM, *ARMS[arm]]},
+    )
+
+
+async def measure_shape(run: Run, shape: Shape, loads: Sequence[float]) -> Table:
+    """Goodput over load, both arms."""
+    seconds = run.size(15.0, 6.0)
+    points: dict[str, list[Point]] = {}
+    rate = 0.0
+    for arm in ARMS:
+        run.steps.next(f"{shape.name}: {arm}")
+        async with (
+            running_system(system(shape, arm), run.console) as live,
+            Client(live.grpc_addresses) as client,
+        ):
+            await client.saturate(4, 1.0, seed=0)
+            # The first arm's is everybody's: the loads must be the same.
+            rate = rate or await client.saturate(SATURATING_CLIENTS, SATURATING_S, seed=1)
+            points[arm] = [
+                await measure_point(client, load, load * rate, seconds) for load in loads
+            ]
+    peak = max(point.goodput for found in points.values() for point in found)
+    rows = [point.row((arm,), peak) for arm, found in points.items() for point in found]
+    notes = (
+        f"saturation: {rate:.2f} answers/s from {SATURATING_CLIENTS} clients without a pause",
+        f"good: first token within {TARGETS.ttft_s:g} s of when the request was due, mean time "
+        f"between tokens at most {TARGETS.itl_s * 1e3:g} ms, whole",
+        f"Poisson arrivals for {seconds:g} s, the first fifth not counted; prompts of 128 to 1,024 "
+        "random tokens, answers of 8 to 32",
+    )
+    return Table(f"Goodput over load: {shape.name}", ("arm", *COLUMNS), tuple(rows), notes)
+
+
+async def measure_point(client: Client, load: float, rate: float, seconds: float) -> Point:
+    """One load."""
+    dues = poisson(rate, seconds, seed=round(1000 * load))
+    outcomes = await client.bring(dues)
+    return Point(load, rate, 0.8 * dues[-1].at_s, outcomes)
+
+
+async def measure_tenants(run: Run, shape: Shape, load: float) -> Table:
+    """Who is served when one tenant asks for nine times as much as the other."""
+    seconds = run.size(20.0, 8.0)
+    rows: list[tuple[Cell, ...]] = []
+    rate = 0.0
+    for arm in ARMS:
+        run.steps.next(f"tenants: {arm}")
+        async with (
+            running_system(system(shape, arm), run.console) as live,
+            Client(live.grpc_addresses) as client,
+        ):
+            await client.saturate(4, 1.0, seed=0)
+            rate = rate or await client.saturate(SATURATING_CLIENTS, SATURATING_S, seed=1)
+            dues = poisson(load * rate, seconds, 7, TENANTS)
+            outcomes = await client.bring(dues)
+        for tenant, _, _ in TENANTS:
+            mine = [outcome for outcome in outcomes if outcome.due.tenant == tenant]
+            point = Point(load, len(mine) / (0.8 * seconds), 0.8 * seconds, mine)
+            rows.append(point.row((arm, tenant), 0.0))
+    notes = ("equal weights; a tenant that asks for less than its share gets all it asks for",)
+    title = f"Two tenants, nine to one, {shape.name}"
+    return Table(title, ("arm", "tenant", *COLUMNS), tuple(rows), notes)
+
+
+async def measure(run: Run) -> list[Table]:
+    """All tables."""
+    loads = run.size(LOADS, QUICK_LOADS)
+    shapes = run.size(SHAPES, SHAPES[:1])
+    run.steps.begin("admission", len(ARMS) * (len(shapes) + 2))
+    tables = [await measure_shape(run, shape, loads) for shape in shapes]
+    tables.append(await measure_shape(run, SHARED, (1.0, 1.5)))
+    tables.append(await measure_tenants(run, SHAPES[0], 3.0))
+    return tables
+
+
+def main(
+    *,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small run: shows that it works, not how well.")
+    ] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder for results.", show_default="bench/results")
+    ] = RESULTS,
+) -> None:
+    """Measure goodput under overload: real processes, emulated engines, an open-loop client."""
+    console = Console(width=None if sys.stdout.isatty() else 200)
+
+    async def work() -> int:
+        command = " ".join(["python -m bench.admission", *sys.argv[1:]])
+        machine = describe_machine() | {"command": command}
+        load, began = load_average(), time.monotonic()
+        with Steps(console) as steps:
+            async with asyncio.timeout(LIMIT_S):
+                tables = await measure(Run(quick, steps, console))
+        seconds = time.monotonic() - began
+        part = PartResult("Admission", seconds, load, load_average(), tuple(tables))
+        console.print(to_terminal(part))
+        report = Report(machine, quick, (part,), "Admission under overload")
+        write(report, out, "admission-quick" if quick else "admission", console)
+        return 0
+
+    try:
+        code = run_until_signal(work)
+    except (BenchFailed, BatonError, CommandError, TimeoutError) as error:
+        console.print(f"\nbenchmark failed: {error}", style="bold red", markup=False)
+        code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    typer.run(main)
