@@ -38,7 +38,7 @@ IMPLEMENTATIONS: Mapping[str, tuple[str, ...]] = {
     "rms_norm": ("reference", "native", "cuda"),
     "add_rms_norm": ("reference", "native", "cuda"),
     "qk_norm_rope_write": ("reference", "cpu", "native", "cuda"),
-    "paged_attention": ("reference", "cpu", "native"),
+    "paged_attention": ("reference", "cpu", "native", "cuda"),
     "silu_mul": ("reference", "native", "cuda"),
     "gelu_tanh_mul": ("reference", "cuda"),
     "take_rows": ("reference", "cuda"),

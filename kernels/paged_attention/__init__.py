@@ -23,6 +23,10 @@ class AttentionBatch:
     """Chunk lengths on the host; they add up to T."""
     host_context_lens: tuple[int, ...]
     """`context_lens` on the host."""
+    piece_len: int | None = None
+    """None: an implementation adds up in the order that suits the batch. Else a token's result is
+    the same, bit for bit, whatever else is in the batch and however its prompt was cut into chunks:
+    contexts are taken in pieces of this many keys, a multiple of 64, and merged in order."""
     plans: dict[Hashable, object] = field(default_factory=dict, compare=False, repr=False)
     """What an implementation worked out for the first layer and keeps for the others."""
 

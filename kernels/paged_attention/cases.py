@@ -39,6 +39,8 @@ class Shape:
     has_sinks: bool = False
     is_token_major: bool = False
     """Whether all heads of a token lie side by side in a block, and q inside a wider tensor."""
+    piece_len: int | None = None
+    """See `AttentionBatch.piece_len`."""
     block_stride: int | None = None
     """Elements between blocks, if not as many as they hold."""
 
@@ -60,6 +62,7 @@ def make(device: str, shape: Shape) -> Arguments:
         context_lens=torch.tensor(shape.context_lens, dtype=torch.int32, device=device),
         query_lens=shape.query_lens,
         host_context_lens=shape.context_lens,
+        piece_len=shape.piece_len,
     )
     scale = shape.head_dim**-0.5
     return q.mul_(shape.scale).to(device), kv, batch, scale, _variant(device, shape)
@@ -169,7 +172,10 @@ CASES = (
     _case("blocks as large as tiles", replace(_CHUNKS, block_size=64), _FLOAT32),
     _case("blocks larger than tiles", replace(_PIECES, block_size=128), _FLOAT32),
     _case("large heads", replace(_DECODE, head_dim=256, block_size=16), _FLOAT32),
-    _case("long context", Shape((1, 1, 40), (700, 90, 333), num_blocks=300), _FLOAT32),
+    replace(
+        _case("long context", Shape((1, 1, 40), (700, 90, 333), num_blocks=300), _FLOAT32),
+        is_large=True,
+    ),
     _case("big block ids", replace(_MIXED, num_blocks=20_000), _FLOAT32),
     _case("offsets beyond 32 bits", _HUGE, _FLOAT16),
     _case("heads of a token side by side", replace(_CHUNKS, is_token_major=True), _FLOAT32),
@@ -183,6 +189,8 @@ CASES = (
     _case("sinks", replace(_MIXED, has_sinks=True), _FLOAT32),
     _case("sinks and pieces", replace(_PIECES, has_sinks=True), _FLOAT32),
     _case("window, cap and sinks", _HARD, Tolerance(1e-5, 1e-5)),
+    _case("fixed pieces", replace(_PIECES, piece_len=128), _FLOAT32),
+    _case("fixed pieces, all at once", replace(_HARD, piece_len=64), Tolerance(1e-5, 1e-5)),
     _case("bfloat16", replace(_MIXED, dtype=torch.bfloat16), _BFLOAT16),
     _case("bfloat16 prefill", replace(_CHUNKS, dtype=torch.bfloat16, head_dim=64), _BFLOAT16),
     _case("bfloat16 pieces", replace(_PIECES, dtype=torch.bfloat16, head_dim=128), _BFLOAT16),

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.paged_attention import PLAIN, AttentionBatch, Variant, reference
+from kernels.paged_attention import PLAIN, AttentionBatch, Variant, fixed, reference
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +54,8 @@ def run(
     q: Tensor, kv: Tensor, batch: AttentionBatch, scale: float, variant: Variant = PLAIN
 ) -> Tensor:
     """See the contract."""
+    if batch.piece_len is not None:
+        return fixed.run(q, kv, batch, scale, variant)
     if variant is not PLAIN:
         _warn_of_variants()
         return reference.run(q, kv, batch, scale, variant)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.paged_attention import PLAIN, AttentionBatch, Variant
+from kernels.paged_attention import PLAIN, AttentionBatch, Variant, fixed
 
 
 def run(
     q: Tensor, kv: Tensor, batch: AttentionBatch, scale: float, variant: Variant = PLAIN
 ) -> Tensor:
     """See the contract."""
+    if batch.piece_len is not None:
+        return fixed.run(q, kv, batch, scale, variant)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     start = 0
     for index, query_len in enumerate(batch.query_lens):

@@ -6,6 +6,7 @@ Skipped without triton, and where the interpreter is known to be wrong.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -65,6 +66,19 @@ def test_kernel_agrees_with_the_reference(ask: Ask, package: str, case: str) -> 
     if "refused" in found:
         pytest.skip(found["refused"])
     assert found["fault"] == ""
+
+
+@pytest.mark.parametrize("module", ["test_paged_attention.py"])
+def test_properties_hold_in_the_interpreter(module: str) -> None:
+    tests = Path(__file__).parent / module
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "cuda", "-p", "no:cacheprovider"]
+    # The interpreter is not tidy: it reads scalars from arrays of one element, for one.
+    command += ["-W", "ignore", str(tests)]
+
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+    assert result.returncode == 0, result.stdout[-3000:]
 
 
 def test_a_right_kernel_has_no_fault(ask: Ask) -> None:

@@ -11,12 +11,21 @@ import torch
 
 import kernels
 from kernels import native
+from kernels.launch import is_interpreted
 from kernels.paged_attention.cases import Shape, make
 
 SHAPE = Shape(query_lens=(1, 3, 1, 5, 1, 1), context_lens=(8, 3, 1, 17, 9, 40))
 
 
-@pytest.fixture(params=kernels.IMPLEMENTATIONS["paged_attention"])
+# `test_interpreter.py` runs these tests in Triton's interpreter as well.
+RUNNABLE = [
+    name
+    for name in kernels.IMPLEMENTATIONS["paged_attention"]
+    if name != "cuda" or is_interpreted()
+]
+
+
+@pytest.fixture(params=RUNNABLE)
 def run(request: pytest.FixtureRequest) -> Any:
     if request.param == "native" and not native.is_available():
         pytest.skip("needs a C++ compiler")
@@ -90,3 +99,62 @@ def test_chunks_give_what_the_whole_prompt_gives(run: Any) -> None:
         parts.append(run(q[start:stop], kv, replace(batch, block_tables=tables), scale))
 
     torch.testing.assert_close(torch.cat(parts), expected)
+
+
+@pytest.fixture
+def _products_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the interpreter's products treat all rows alike, as tensor cores do and BLAS doesn't."""
+    if not is_interpreted():
+        return
+    import numpy as np
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    def create_dot(self: Any, a: Any, b: Any, d: Any, *precision: Any) -> Any:
+        rows = [np.matmul(row[None], b.data, dtype=d.data.dtype) for row in a.data]
+        return TensorHandle(np.concatenate(rows) + d.data, d.dtype.scalar)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
+
+
+CHUNKINGS = {
+    "whole": (100,),
+    "around pieces": (63, 2, 35),
+    "single tokens": (90, *(1,) * 6, 4),
+}
+
+
+@pytest.mark.usefixtures("_products_by_row")
+@pytest.mark.parametrize("chunking", CHUNKINGS.values(), ids=CHUNKINGS)
+@pytest.mark.parametrize(
+    "options", [{}, {"window": 30, "has_sinks": True, "soft_cap": 5.0}], ids=["plain", "all"]
+)
+def test_fixed_pieces_give_the_same_bits_for_any_chunks_and_neighbours(
+    run: Any, chunking: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    sizes = {"block_size": 16, "num_heads": 2, "num_kv_heads": 1}
+    whole = Shape((100,), (100,), **sizes, piece_len=64, **options)
+    q, kv, batch, scale, variant = make("cpu", whole)
+    expected = run(q, kv, batch, scale, variant)
+    neighbours = Shape((3, 0, 1), (5, 0, 70), **sizes)
+    other_q, other_kv, other, *_ = make("cpu", neighbours)
+    tables = torch.zeros((4, batch.block_tables.shape[1]), dtype=torch.int32)
+    tables[0] = batch.block_tables
+    tables[1:, : other.block_tables.shape[1]] = other.block_tables + len(kv)
+
+    parts, start = [], 0
+    for chunk in chunking:
+        lens = (chunk, *neighbours.query_lens)
+        contexts = (start + chunk, *neighbours.context_lens)
+        mixed = kernels.paged_attention.AttentionBatch(
+            block_tables=tables,
+            query_start=torch.tensor((0, *lens)).cumsum(0).int(),
+            context_lens=torch.tensor(contexts, dtype=torch.int32),
+            query_lens=lens,
+            host_context_lens=contexts,
+            piece_len=64,
+        )
+        rows = torch.cat((q[start : start + chunk], other_q))
+        parts.append(run(rows, torch.cat((kv, other_kv)), mixed, scale, variant)[:chunk])
+        start += chunk
+
+    assert torch.equal(torch.cat(parts), expected)

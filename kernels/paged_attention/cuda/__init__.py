@@ -1,0 +1,113 @@
+"""Paged attention on NVIDIA GPUs, in Triton: one kernel for decode and prefill, one that merges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.paged_attention import PLAIN, AttentionBatch, Variant
+from kernels.paged_attention.cuda.attend import attend, merge
+from kernels.paged_attention.cuda.config import PARTS_AT_ONCE, Config, configs, fixed_config, padded
+from kernels.paged_attention.cuda.launches import launches
+from kernels.paged_attention.plan import Chunks, Heads, WorkList, plan, tokens_per_tile
+
+LAUNCHES = launches()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A work list on the device, with room for the parts that are to be merged."""
+
+    config: Config
+    items: Tensor
+    """[num_items, 8] int32."""
+    merges: Tensor
+    """[num_merges, 4] int32."""
+    parts: Tensor
+    """[num_slots, num_kv_heads, num_rows, head_dim] float32."""
+    norms: Tensor
+    """[num_slots, num_kv_heads, num_rows] float32."""
+
+
+def run(
+    q: Tensor, kv: Tensor, batch: AttentionBatch, scale: float, variant: Variant = PLAIN
+) -> Tensor:
+    """See the contract."""
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    key = ("cuda", variant.window)
+    works = batch.plans.get(key)
+    if works is None:
+        works = batch.plans[key] = _plan(q, kv, batch, variant.window)
+    assert isinstance(works, tuple)
+    for work in works:
+        _launch(work, q, kv, batch, scale, variant, out)
+    return out
+
+
+def _plan(q: Tensor, kv: Tensor, batch: AttentionBatch, window: int | None) -> tuple[Work, ...]:
+    heads = Heads(q.shape[1], kv.shape[2], window)
+    sizes = (heads.group, q.shape[2], q.element_size())
+    chunks = Chunks.of(batch.query_lens, batch.host_context_lens)
+    if batch.piece_len is not None:
+        parts = [(fixed_config(*sizes), chunks)]
+    else:
+        narrow, wide = configs(*sizes, q.device)
+        is_narrow = chunks.query_len <= tokens_per_tile(narrow.tile, heads)
+        parts = [(narrow, chunks.where(is_narrow)), (wide, chunks.where(~is_narrow))]
+    lists = [(config, plan(mine, heads, config.tile, batch.piece_len)) for config, mine in parts]
+    return tuple(_to_device(config, work, q, heads) for config, work in lists if len(work.items))
+
+
+def _to_device(config: Config, work: WorkList, q: Tensor, heads: Heads) -> Work:
+    # One copy for both lists; from pinned memory it does not wait for the device.
+    packed = torch.from_numpy(np.concatenate([work.items.ravel(), work.merges.ravel()]))
+    if q.device.type == "cuda":
+        packed = packed.pin_memory().to(q.device, non_blocking=True)
+    size = work.items.size
+    shape = (work.num_slots, heads.num_kv_heads, config.tile.num_rows)
+    return Work(
+        config=config,
+        items=packed[:size].view(work.items.shape),
+        merges=packed[size:].view(work.merges.shape),
+        parts=torch.empty((*shape, q.shape[2]), dtype=torch.float32, device=q.device),
+        norms=torch.empty(shape, dtype=torch.float32, device=q.device),
+    )
+
+
+def _launch(
+    work: Work,
+    q: Tensor,
+    kv: Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    variant: Variant,
+    out: Tensor,
+) -> None:
+    num_kv_heads, block_size, head_dim = kv.shape[2:]
+    group = q.shape[1] // num_kv_heads
+    tile = work.config.tile
+    sinks = variant.sinks
+    shared = {
+        "GROUP": group,
+        "HEAD_DIM": head_dim,
+        "PADDED_DIM": padded(head_dim),
+        "ROWS": tile.num_rows,
+        "HAS_SINKS": sinks is not None,
+    }
+    attend[(num_kv_heads, len(work.items))](
+        q, kv, batch.block_tables, work.items, out, work.parts, work.norms, sinks,
+        scale, variant.soft_cap or 0.0, q.stride(0), q.stride(1),
+        kv.stride(0), kv.stride(1), kv.stride(2), kv.stride(3), batch.block_tables.stride(0),
+        KEYS=tile.num_keys, BLOCK_SIZE=block_size, WINDOW=variant.window or 0,
+        HAS_CAP=variant.soft_cap is not None,
+        num_warps=work.config.num_warps, num_stages=work.config.num_stages, **shared,
+    )  # fmt: skip
+    if len(work.merges):
+        grid = (tokens_per_tile(tile, Heads(q.shape[1], num_kv_heads)) * group, num_kv_heads)
+        merge[(*grid, len(work.merges))](
+            work.parts, work.norms, work.merges, sinks, out,
+            PARTS=PARTS_AT_ONCE, num_warps=4, **shared,
+        )  # fmt: skip
