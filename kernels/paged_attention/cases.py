@@ -150,6 +150,7 @@ _PIECES = Shape((1, 2, 1, 1, 3), (255, 256, 257, 511, 515), block_size=16, num_b
 # Blocks 12 and up begin behind 2**31 elements, 6 and up behind 2**31 bytes.
 _HUGE = replace(_MIXED, num_blocks=16, block_size=16, block_stride=180_000_000, dtype=torch.float16)
 _HARD = replace(_CHUNKS, window=37, soft_cap=5.0, has_sinks=True)
+_HARD_FIXED = replace(_HARD, query_lens=(3, 6), context_lens=(64, 70), piece_len=64)
 
 CASES = (
     _case("mixed batch", _MIXED, _FLOAT32),
@@ -189,8 +190,8 @@ CASES = (
     _case("sinks", replace(_MIXED, has_sinks=True), _FLOAT32),
     _case("sinks and pieces", replace(_PIECES, has_sinks=True), _FLOAT32),
     _case("window, cap and sinks", _HARD, Tolerance(1e-5, 1e-5)),
-    _case("fixed pieces", replace(_PIECES, piece_len=128), _FLOAT32),
-    _case("fixed pieces, all at once", replace(_HARD, piece_len=64), Tolerance(1e-5, 1e-5)),
+    _case("fixed pieces", Shape((1, 2), (129, 65), piece_len=64, num_blocks=99), _FLOAT32),
+    _case("fixed pieces, all at once", _HARD_FIXED, Tolerance(1e-5, 1e-5)),
     _case("bfloat16", replace(_MIXED, dtype=torch.bfloat16), _BFLOAT16),
     _case("bfloat16 prefill", replace(_CHUNKS, dtype=torch.bfloat16, head_dim=64), _BFLOAT16),
     _case("bfloat16 pieces", replace(_PIECES, dtype=torch.bfloat16, head_dim=128), _BFLOAT16),

@@ -35,7 +35,8 @@ def _gather(kv: Tensor, table: Tensor, context_len: int, piece_len: int) -> Tens
     blocks = kv[table[: -(-context_len // block_size)].long()].float()
     context = blocks.permute(1, 2, 0, 3, 4).flatten(2, 3)
     padded[:, :, :context_len] = context[:, :, :context_len]
-    return padded.unflatten(2, (num_pieces, piece_len)).permute(2, 0, 1, 3, 4).contiguous()
+    split = padded.view(2, num_kv_heads, num_pieces, piece_len, head_dim)
+    return split.permute(2, 0, 1, 3, 4).contiguous()
 
 
 def _attend(q: Tensor, pieces: Tensor, position: int, scale: float, variant: Variant) -> Tensor:

@@ -106,7 +106,8 @@ def plan(chunks: Chunks, heads: Heads, tile: Tile, piece_len: int | None = None)
         start, end = (_bounds(tiles, owner, number + i, counts, tile) for i in (0, 1))
     else:
         start, end = (_fixed_bounds(tiles, owner, number + i, piece_len) for i in (0, 1))
-    is_split = counts > 1
+    # Fixed pieces are always merged: what comes straight from one is rounded otherwise.
+    is_split = counts > (1 if piece_len is None else 0)
     num_slots = np.where(is_split, counts, 0)
     first_slots = np.cumsum(num_slots) - num_slots
     items = np.zeros((len(owner), len(ITEM_FIELDS)), dtype=np.int32)

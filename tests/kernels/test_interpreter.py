@@ -68,6 +68,8 @@ def test_kernel_agrees_with_the_reference(ask: Ask, package: str, case: str) -> 
     assert found["fault"] == ""
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("module", ["test_paged_attention.py"])
 def test_properties_hold_in_the_interpreter(module: str) -> None:
     tests = Path(__file__).parent / module

@@ -22,7 +22,7 @@ from triton.runtime.interpreter import InterpreterBuilder
 
 from kernels.case import difference
 
-BFLOAT16_DOT = "the interpreter's products of bfloat16 are wrong"
+BFLOAT16_DOT = "products of bfloat16 are wrong in the interpreter of Triton"
 
 
 class Refused(Exception):

@@ -109,5 +109,5 @@ def _launch(
         grid = (tokens_per_tile(tile, Heads(q.shape[1], num_kv_heads)) * group, num_kv_heads)
         merge[(*grid, len(work.merges))](
             work.parts, work.norms, work.merges, sinks, out,
-            PARTS=PARTS_AT_ONCE, num_warps=4, **shared,
+            PARTS=1 if batch.piece_len else PARTS_AT_ONCE, num_warps=4, **shared,
         )  # fmt: skip

@@ -10,7 +10,8 @@ from kernels.launch import num_processors
 from kernels.paged_attention.plan import Tile
 
 PARTS_AT_ONCE = 16
-"""Parts that a program of `merge` reads at once. A constant: it is the order of a sum."""
+"""Parts that a program of `merge` reads at once. Of fixed pieces one, since the sum of several
+would depend on how many before them a window hides."""
 
 
 @dataclass(frozen=True, slots=True)
