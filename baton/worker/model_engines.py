@@ -12,6 +12,7 @@ from baton.engine.runner import ModelRunner
 from baton.engine.tensor_arena import TensorArena
 from baton.engine.types import EngineConfig
 from baton.errors import ModelError
+from baton.worker.cores import usable_cores
 from baton.worker.settings import WorkerSettings
 
 CPU_KV_BYTES = 256 << 20
@@ -50,13 +51,12 @@ def _pick_device(wanted: str) -> str:
 
 
 def _load(settings: WorkerSettings, device: str) -> LoadedModel:
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or usable_cores())
     ops = kernels.load(device, settings.kernels)
     dtype = settings.dtype
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
-    return load_model(settings.model, device, dtype, ops)
+    return load_model(settings.model, device, dtype, ops, weights=settings.weights)
 
 
 def _make_layout(model: LoadedModel, settings: WorkerSettings) -> KvLayout:

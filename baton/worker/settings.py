@@ -28,8 +28,10 @@ class WorkerSettings(ServiceSettings):
     """Where to compute; auto: CUDA where there is a GPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of weights and KV; auto: float32 on a CPU, the checkpoint's own type on a GPU."""
+    weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """What a CPU holds weights in: int8 loses some precision; auto: what the checkpoint does."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Threads for arithmetic on the CPU; 0: as many as there are cores."""
+    """Threads for arithmetic on the CPU; 0: as many as there are cores that it may use."""
     block_size: Annotated[int, Field(ge=16, le=64)] = 16
     """Tokens in a block."""
     kv_bytes: ByteSize = ByteSize(0)

@@ -89,7 +89,7 @@ class DecoderStep:
         sample_rows: Tensor,
         kv: Tensor,
     ) -> Tensor:
-        """Logits [S, vocab] of `sample_rows`, which ascend; keys and values go into `kv`.
+        """Logits [S, vocab] of `sample_rows`; keys and values go into `kv`.
 
         `token_ids` [T] int64, `kv` [num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim]
         float32.

@@ -56,7 +56,8 @@ inline void turn_and_write(const float* qkv, const float* norm, double eps, cons
 class Step {
  public:
   Step(const Model& model, const Batch& batch) : m_(model), b_(batch) {
-    const long tokens = b_.num_tokens, widest = std::max({m_.hidden, m_.inner, m_.heads.num * m_.heads.dim});
+    // Rows may be drawn from more than once.
+    const long tokens = std::max(b_.num_tokens, b_.num_samples), widest = std::max({m_.hidden, m_.inner, m_.heads.num * m_.heads.dim});
     qkv_width_ = (m_.heads.num + 2 * m_.heads.num_kv) * m_.heads.dim;
     long size = 0;
     const auto take = [&](long floats) { return std::exchange(size, size + (floats + 15) / 16 * 16); };
@@ -64,31 +65,36 @@ class Step {
     const long qkv = take(tokens * qkv_width_), q = take(tokens * m_.heads.num * m_.heads.dim);
     const long attended = take(tokens * m_.heads.num * m_.heads.dim), gate_up = take(2 * tokens * m_.inner);
     const long packed = take(packed_size(tokens, widest));
+    const long samples = take(b_.num_samples * m_.hidden), heads = take(b_.num_samples * m_.heads.num * m_.heads.dim);
     float* at = room(size);
     residual_ = at + residual, x_ = at + x, y_ = at + y, qkv_ = at + qkv, q_ = at + q;
     attended_ = at + attended, gate_up_ = at + gate_up, packed_ = at + packed;
+    sampled_residual_ = at + samples, sampled_attended_ = at + heads;
   }
 
   void run(Member& team) {
     embed(team);
-    long rows = b_.num_tokens;
+    Stream stream{residual_, attended_, b_.num_tokens};
     for (long index = 0; index < m_.num_layers; ++index) {
       const Layer& layer = m_.layers[index];
+      const bool is_last = index + 1 == m_.num_layers;
       Arena kv = b_.kv;
       kv.data += index * b_.layer_stride;
       attention(team, layer, kv);
-      if (index + 1 == m_.num_layers) {
-        // Only rows to draw from go on; the arena has the others' keys and values by now.
-        rows = b_.num_samples;
-        keep_samples(team);
-      }
-      const bool is_last = index + 1 == m_.num_layers;
-      mlp(team, layer, rows, is_last ? m_.norm : m_.layers[index + 1].attention_norm);
+      // Only rows to draw from go on; the arena has the others' keys and values by now.
+      if (is_last) stream = samples(team);
+      mlp(team, layer, stream, is_last ? m_.norm : m_.layers[index + 1].attention_norm);
     }
-    multiply(team, m_.head, {x_, m_.hidden}, rows, {b_.logits, m_.head.n}, packed_);
+    multiply(team, m_.head, {x_, m_.hidden}, stream.rows, {b_.logits, m_.head.n}, packed_);
   }
 
  private:
+  // The rows that go on.
+  struct Stream {
+    float *residual, *attended;
+    long rows;
+  };
+
   // Grows, and stays for the next step. Runs follow each other, so one is enough.
   static float* room(long floats) {
     static std::vector<float> floats_;
@@ -122,35 +128,34 @@ class Step {
     attend_all(team, {q_, m_.heads, kv, b_.chunks, static_cast<float>(m_.scale), {}, attended_});
   }
 
-  void keep_samples(Member& team) {
+  Stream samples(Member& team) {
     const long q_width = m_.heads.num * m_.heads.dim;
-    // Rows ascend, so each goes to where none is read any more.
-    if (team.index == 0)
-      for (long s = 0; s < b_.num_samples; ++s) {
-        const long row = b_.sample_rows[s];
-        std::memmove(residual_ + s * m_.hidden, residual_ + row * m_.hidden, m_.hidden * sizeof(float));
-        std::memmove(attended_ + s * q_width, attended_ + row * q_width, q_width * sizeof(float));
-      }
+    team.share(b_.num_samples, [&](long s) {
+      const long row = b_.sample_rows[s];
+      std::copy_n(residual_ + row * m_.hidden, m_.hidden, sampled_residual_ + s * m_.hidden);
+      std::copy_n(attended_ + row * q_width, q_width, sampled_attended_ + s * q_width);
+    });
     team.wait();
+    return {sampled_residual_, sampled_attended_, b_.num_samples};
   }
 
-  void mlp(Member& team, const Layer& layer, long rows, const float* next_norm) {
+  void mlp(Member& team, const Layer& layer, const Stream& stream, const float* next_norm) {
     const long q_width = m_.heads.num * m_.heads.dim;
-    multiply(team, layer.output, {attended_, q_width}, rows, {y_, m_.hidden}, packed_);
-    add_norm(team, rows, layer.mlp_norm);
-    multiply(team, layer.gate_up, {x_, m_.hidden}, rows, {gate_up_, 2 * m_.inner}, packed_);
-    team.share(rows, [&](long t) {
+    multiply(team, layer.output, {stream.attended, q_width}, stream.rows, {y_, m_.hidden}, packed_);
+    add_norm(team, stream, layer.mlp_norm);
+    multiply(team, layer.gate_up, {x_, m_.hidden}, stream.rows, {gate_up_, 2 * m_.inner}, packed_);
+    team.share(stream.rows, [&](long t) {
       float* gate = gate_up_ + 2 * t * m_.inner;
       silu_mul_row(gate, gate + m_.inner, m_.inner, gate);
     });
     team.wait();
-    multiply(team, layer.down, {gate_up_, 2 * m_.inner}, rows, {y_, m_.hidden}, packed_);
-    add_norm(team, rows, next_norm);
+    multiply(team, layer.down, {gate_up_, 2 * m_.inner}, stream.rows, {y_, m_.hidden}, packed_);
+    add_norm(team, stream, next_norm);
   }
 
-  void add_norm(Member& team, long rows, const float* weight) {
-    team.share(rows, [&](long t) {
-      float *sum = residual_ + t * m_.hidden, *y = y_ + t * m_.hidden;
+  void add_norm(Member& team, const Stream& stream, const float* weight) {
+    team.share(stream.rows, [&](long t) {
+      float *sum = stream.residual + t * m_.hidden, *y = y_ + t * m_.hidden;
       for (long i = 0; i < m_.hidden; ++i) sum[i] += y[i];
       norm_row(sum, weight, m_.eps, m_.hidden, x_ + t * m_.hidden);
     });
@@ -161,4 +166,5 @@ class Step {
   const Batch& b_;
   long qkv_width_;
   float *residual_, *x_, *y_, *qkv_, *q_, *attended_, *gate_up_, *packed_;
+  float *sampled_residual_, *sampled_attended_;
 };

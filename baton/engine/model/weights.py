@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from baton.engine.model.fingerprint import fingerprint
 from baton.engine.model.transformer import Layer, Linear, Projection, Transformer, Weights
 from baton.errors import ModelError
 from kernels import Ops
-from kernels.native.packed import Form, PackedMatrix
+from kernels.native.packed import FORMS, Form, PackedMatrix
 from kernels.qk_norm_rope_write import QkNorm
 
 Progress = Callable[[int, int], None]
@@ -50,33 +51,64 @@ def load_model(
     dtype: str,
     ops: Ops,
     on_progress: Progress | None = None,
+    weights: str = "auto",
 ) -> LoadedModel:
     """Loads a folder; `dtype` is float32, bfloat16, float16, or auto for the checkpoint's own.
 
-    Raises ModelError, naming what was found and what is needed, if the folder cannot be served.
+    `weights` says what native kernels hold projections in: float32, bfloat16 or int8. Auto holds
+    them in bfloat16 where the checkpoint does, which is exact, else in float32. Raises ModelError,
+    naming what was found and what is needed, if the folder cannot be served.
     """
     folder = Path(folder)
-    if dtype not in (*DTYPES, "auto"):
-        raise ModelError(
-            f"the dtype {dtype} is not supported; supported: auto, {', '.join(DTYPES)}"
-        )
+    _check_choice("dtype", dtype, DTYPES)
+    _check_choice("weights", weights, FORMS)
     config = read_config(folder)
     with ExitStack() as stack:
         checkpoint = _Checkpoint(folder, stack)
         checkpoint.check(tensor_shapes(config))
         resolved = (config.dtype or checkpoint.dtype(_EMBEDDING)) if dtype == "auto" else dtype
         checkpoint.place(device, getattr(torch, resolved))
-        checkpoint.form = "float32" if ops.is_native and resolved == "float32" else None
-        weights = _build(config, checkpoint, on_progress)
-        name = fingerprint(config, checkpoint.files)
+        stored = checkpoint.dtype(_EMBEDDING)
+        checkpoint.form = _pick_form(weights, resolved, stored, ops)
+        built = _build(config, checkpoint, on_progress)
+        name = _name(fingerprint(config, checkpoint.files), stored, checkpoint.form)
     return LoadedModel(
         config=config,
-        transformer=Transformer(config, weights, ops),
+        transformer=Transformer(config, built, ops),
         ops=ops,
         fingerprint=name,
         eos_token_ids=config.eos_token_ids,
         generation_defaults=config.generation_defaults,
     )
+
+
+def _check_choice(what: str, choice: str, known: Sequence[str]) -> None:
+    if choice not in (*known, "auto"):
+        raise ModelError(
+            f"the {what} {choice} is not supported; supported: auto, {', '.join(known)}"
+        )
+
+
+def _pick_form(wanted: str, dtype: str, stored: str, ops: Ops) -> Form | None:
+    """How projections are packed; None: not at all. Raises ModelError."""
+    is_packed = ops.is_native and dtype == "float32"
+    if wanted == "auto":
+        if not is_packed:
+            return None
+        return "bfloat16" if stored == "bfloat16" else "float32"
+    if not is_packed and wanted != dtype:
+        raise ModelError(
+            f"weights in {wanted} need native kernels and the dtype float32, not {dtype}"
+            " (see the log for why native kernels do not run)"
+        )
+    return next(form for form in FORMS if form == wanted) if is_packed else None
+
+
+def _name(fingerprint: str, stored: str, form: Form | None) -> str:
+    """The fingerprint; another one where packing changes what is computed."""
+    if form in (None, "float32", stored):
+        return fingerprint
+    return hashlib.blake2b(f"{fingerprint} {form}".encode(), digest_size=16).hexdigest()
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
