@@ -1,12 +1,12 @@
-"""What gateways have promised to workers and workers have not reported yet, shared by replicas."""
+"""What gateways have at workers, shared by replicas: sequences, and tokens still to compute."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from dataclasses import dataclass, field, replace
 
 from baton.registry.client import FAILURES, Pipe, close, connect, milliseconds
 from baton.registry.contact import Contact, end
@@ -19,16 +19,28 @@ FORGET_AFTER_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """Load on its way to a worker."""
+    """Load that gateways have at a worker."""
 
     num_sequences: int = 0
+    """From their submission to their end."""
     num_tokens: int = 0
+    """To be computed, until the first token of their request comes."""
+    num_new_tokens: int = 0
+    """The part of them that the worker's own word may not contain yet."""
 
     def __add__(self, other: Promise) -> Promise:
-        return Promise(self.num_sequences + other.num_sequences, self.num_tokens + other.num_tokens)
+        return Promise(
+            self.num_sequences + other.num_sequences,
+            self.num_tokens + other.num_tokens,
+            self.num_new_tokens + other.num_new_tokens,
+        )
 
     def __sub__(self, other: Promise) -> Promise:
-        return Promise(self.num_sequences - other.num_sequences, self.num_tokens - other.num_tokens)
+        return Promise(
+            self.num_sequences - other.num_sequences,
+            self.num_tokens - other.num_tokens,
+            self.num_new_tokens - other.num_new_tokens,
+        )
 
 
 NOTHING = Promise()
@@ -36,18 +48,47 @@ NOTHING = Promise()
 
 @dataclass(slots=True, eq=False)
 class Booking:
-    """One promise; release it once the worker reports the load itself, or it came to nothing."""
+    """What one request has at one worker: `computed` with its first token, `release` at its end."""
 
     worker_id: str
-    promise: Promise
+    num_sequences: int
+    num_tokens: int
     is_open: bool = True
+
+
+@dataclass(slots=True)
+class _Fading:
+    """Sums by worker of what happened within the last so many seconds."""
+
+    seconds: float
+    changed: set[str]
+    totals: dict[str, Promise] = field(default_factory=dict)
+    _entries: deque[tuple[float, str, Promise]] = field(default_factory=deque)
+
+    def add(self, worker_id: str, promise: Promise, now: float) -> None:
+        self.totals[worker_id] = self.totals.get(worker_id, NOTHING) + promise
+        self._entries.append((now + self.seconds, worker_id, promise))
+
+    def expire(self, now: float) -> bool:
+        """Forgets what is older; whether there was any."""
+        had_any = False
+        while self._entries and self._entries[0][0] <= now:
+            _, worker_id, promise = self._entries.popleft()
+            left = self.totals[worker_id] - promise
+            if left == NOTHING:
+                del self.totals[worker_id]
+            else:
+                self.totals[worker_id] = left
+            self.changed.add(worker_id)
+            had_any = True
+        return had_any
 
 
 class BookingBoard:
     """This gateway's promises, and those of the others as of some tenths of a second ago.
 
-    `book`, `release` and `promised` are plain memory on the event loop. Redis is told and asked in
-    the background; while it is away the others' promises count for one more lease.
+    All but `start` and `stop` is plain memory on the event loop. Redis is told and asked in the
+    background; while it is away the others' promises count for one more lease.
     """
 
     def __init__(
@@ -64,6 +105,11 @@ class BookingBoard:
         self.contact = Contact("bookings", self.timing)
         self._client = connect(redis_url, self.timing)
         self._own: dict[str, Promise] = {}
+        self._changed: set[str] = set()
+        # A worker's word is sent and read at these intervals; a tenth more for its way.
+        seconds = self.timing.load_interval_s + self.timing.poll_s + 0.1
+        self._new = _Fading(seconds, self._changed)
+        self._gone = _Fading(seconds, self._changed)
         self._others: dict[str, Promise] = {}
         self._is_dirty = True
         self._next_refresh = 0.0
@@ -71,28 +117,68 @@ class BookingBoard:
 
     def book(self, worker_id: str, num_tokens: int, num_sequences: int = 1) -> Booking:
         """Promises load to a worker."""
-        booking = Booking(worker_id, Promise(num_sequences, num_tokens))
-        self._own[worker_id] = self._own.get(worker_id, NOTHING) + booking.promise
-        self._is_dirty = True
-        return booking
+        now = time.monotonic()
+        self._own[worker_id] = self._own.get(worker_id, NOTHING) + Promise(
+            num_sequences, num_tokens
+        )
+        if num_tokens:
+            self._new.add(worker_id, Promise(0, 0, num_tokens), now)
+        self._touch(worker_id)
+        return Booking(worker_id, num_sequences, num_tokens)
+
+    def computed(self, booking: Booking) -> None:
+        """Its tokens are computed; its sequences stay. Idempotent."""
+        if booking.is_open and booking.num_tokens:
+            self._take(booking, Promise(0, booking.num_tokens))
+            booking.num_tokens = 0
 
     def release(self, booking: Booking) -> None:
-        """Takes a promise back. Idempotent."""
+        """Takes all of a promise back. Idempotent."""
         if booking.is_open:
             booking.is_open = False
-            left = self._own[booking.worker_id] - booking.promise
-            if left == NOTHING:
-                del self._own[booking.worker_id]
-            else:
-                self._own[booking.worker_id] = left
-            self._is_dirty = True
+            self._take(booking, Promise(booking.num_sequences, booking.num_tokens))
 
     def promised(self, worker_id: str) -> Promise:
-        """What all gateways together have promised to a worker."""
-        own = self._own.get(worker_id, NOTHING)
+        """What all gateways together have at a worker."""
+        own = self._all_own(worker_id)
         if self.contact.staleness_s > self.timing.lease_s:
             return own
         return own + self._others.get(worker_id, NOTHING)
+
+    def gone(self, worker_id: str) -> Promise:
+        """What this gateway has taken back of late: the worker's word may still contain it."""
+        return self._gone.totals.get(worker_id, NOTHING)
+
+    def take_changed(self) -> set[str]:
+        """Workers whose promises have changed since the last call."""
+        self._expire()
+        changed = self._changed.copy()
+        self._changed.clear()
+        return changed
+
+    def _take(self, booking: Booking, promise: Promise) -> None:
+        worker_id = booking.worker_id
+        left = self._own[worker_id] - promise
+        if left == NOTHING:
+            del self._own[worker_id]
+        else:
+            self._own[worker_id] = left
+        self._gone.add(worker_id, promise, time.monotonic())
+        self._touch(worker_id)
+
+    def _all_own(self, worker_id: str) -> Promise:
+        own = self._own.get(worker_id, NOTHING)
+        new = self._new.totals.get(worker_id, NOTHING).num_new_tokens
+        return replace(own, num_new_tokens=min(new, own.num_tokens)) if new else own
+
+    def _touch(self, worker_id: str) -> None:
+        self._changed.add(worker_id)
+        self._is_dirty = True
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        self._gone.expire(now)
+        self._is_dirty |= self._new.expire(now)
 
     async def start(self) -> None:
         """Starts sharing; returns after the first attempt, whether Redis answered or not."""
@@ -123,6 +209,7 @@ class BookingBoard:
                 await asyncio.sleep(self.timing.booking_interval_s)
 
     async def _turn(self) -> None:
+        self._expire()
         now = time.monotonic()
         pipe = self._client.pipeline(transaction=True)
         if self._is_dirty or now >= self._next_refresh:
@@ -131,18 +218,17 @@ class BookingBoard:
             self._add_own(pipe)
         pipe.zrange(self.keys.gateways, 0, -1)
         gateways = {name.decode() for name in (await pipe.execute())[-1]}
-        self._others = await self._read(gateways - {self.gateway_id})
+        others = await self._read(gateways - {self.gateway_id})
+        self._changed |= self._others.keys() | others.keys()
+        self._others = others
 
     def _add_own(self, pipe: Pipe) -> None:
-        name = self.keys.bookings(self.gateway_id)
-        pipe.delete(name)
+        key = self.keys.bookings(self.gateway_id)
+        pipe.delete(key)
         if self._own:
-            fields = {
-                worker_id: f"{promise.num_sequences} {promise.num_tokens}"
-                for worker_id, promise in self._own.items()
-            }
-            pipe.hset(name, mapping=fields)
-            pipe.pexpire(name, milliseconds(self.timing.lease_s))
+            fields = {name: _written(self._all_own(name)) for name in self._own}
+            pipe.hset(key, mapping=fields)
+            pipe.pexpire(key, milliseconds(self.timing.lease_s))
         pipe.zadd(self.keys.gateways, {self.gateway_id: time.time()})
         pipe.zremrangebyscore(self.keys.gateways, "-inf", time.time() - FORGET_AFTER_S)
 
@@ -155,8 +241,7 @@ class BookingBoard:
         total: dict[str, Promise] = defaultdict(Promise)
         for reply in await pipe.execute():
             for worker_id, value in reply.items():
-                num_sequences, num_tokens = value.split()
-                total[worker_id.decode()] += Promise(int(num_sequences), int(num_tokens))
+                total[worker_id.decode()] += _read(value)
         return dict(total)
 
     async def _withdraw(self) -> None:
@@ -164,3 +249,12 @@ class BookingBoard:
         pipe.delete(self.keys.bookings(self.gateway_id))
         pipe.zrem(self.keys.gateways, self.gateway_id)
         await pipe.execute()
+
+
+def _written(promise: Promise) -> str:
+    return f"{promise.num_sequences} {promise.num_tokens} {promise.num_new_tokens}"
+
+
+def _read(value: bytes) -> Promise:
+    """Those of other versions may say more or less."""
+    return Promise(*map(int, value.split()[:3]))

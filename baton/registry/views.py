@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
-from baton.blocks import BlockKey
+from baton.policy.failures import FailureMemory
 from baton.policy.index import BlockIndex
-from baton.policy.routing import WorkerView
-from baton.registry.bookings import NOTHING, BookingBoard
+from baton.policy.table import WorkerTable
+from baton.policy.workers import RoutingConfig, WorkerView
+from baton.registry.bookings import NOTHING, BookingBoard, Promise
 from baton.registry.records import LoadRecord, WorkerRecord
 from baton.request import Role
 
 _NO_LOAD = LoadRecord()
+FEW_WORKERS = 64
+LOOK_SECONDS = 0.02
+"""Records and loads of more than `FEW_WORKERS` workers are looked at this often, not each time."""
 
 
 class Directory(Protocol):
@@ -31,41 +37,109 @@ class Directory(Protocol):
         """Who caches which blocks."""
 
 
-def view_workers(
-    directory: Directory,
-    model: str,
-    keys: Sequence[BlockKey],
-    board: BookingBoard | None = None,
-    unreachable: Collection[str] = (),
-) -> list[WorkerView]:
-    """The prefill and decode workers of a model, as one request with these block keys sees them.
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a view in a table was made of."""
 
-    `unreachable` are workers to which the caller has no working stream at the moment.
+    record: WorkerRecord
+    load: LoadRecord
+    is_reachable: bool
+    failure_ms: float
+
+
+class WorkerTables:
+    """Each model's prefill and decode workers as tables for routing, made anew where they change.
+
+    Bookings count at once. Records and loads of few workers do, too; those of many are a little
+    older, by `LOOK_SECONDS`.
     """
-    matched = directory.index.match(keys)
-    views = []
-    for record in directory.workers.values():
-        if record.model != model or record.role is Role.KVSTORE:
-            continue
-        load = directory.loads.get(record.worker_id, _NO_LOAD)
-        promise = board.promised(record.worker_id) if board else NOTHING
-        views.append(
-            WorkerView(
-                worker_id=record.worker_id,
-                role=record.role,
-                namespace=record.namespace,
-                block_size=record.block_size,
-                num_blocks=record.num_blocks,
-                num_cached_blocks=matched.get(record.worker_id, 0),
-                num_running=load.num_running,
-                num_waiting=load.num_waiting,
-                num_receiving=load.num_receiving,
-                num_queued_tokens=load.num_waiting_tokens,
-                num_used_blocks=load.num_used_blocks,
-                num_booked_sequences=promise.num_sequences,
-                num_booked_tokens=promise.num_tokens,
-                is_reachable=record.worker_id not in unreachable,
-                is_draining=record.is_draining,
-            )
-        )
-    return views
+
+    def __init__(
+        self,
+        directory: Directory,
+        board: BookingBoard,
+        config: RoutingConfig,
+        failures: FailureMemory | None = None,
+    ) -> None:
+        self._config = config
+        self._directory = directory
+        self._board = board
+        self._failures = failures or FailureMemory()
+        self._known: dict[str, _Known] = {}
+        self._tables: dict[str, WorkerTable] = {}
+        self._looked_at = 0.0
+        self._unreachable: Collection[str] = ()
+
+    def table(self, model: str, unreachable: Collection[str] = ()) -> WorkerTable:
+        """The workers of a model. To the `unreachable` ones the caller has no working stream."""
+        now = time.monotonic()
+        is_due = len(self._known) <= FEW_WORKERS or now - self._looked_at >= LOOK_SECONDS
+        if is_due or unreachable != self._unreachable:
+            self._looked_at, self._unreachable = now, unreachable
+            self._look(now)
+        for worker_id in self._board.take_changed():
+            known = self._known.get(worker_id)
+            if known is not None:
+                self._put(known)
+        return self._table(model)
+
+    def _look(self, now: float) -> None:
+        workers, loads = self._directory.workers, self._directory.loads
+        for worker_id in self._known.keys() - workers.keys():
+            self._tables[self._known.pop(worker_id).record.model].remove(worker_id)
+        for worker_id, record in workers.items():
+            if record.role is Role.KVSTORE:
+                continue
+            load = loads.get(worker_id, _NO_LOAD)
+            is_reachable = worker_id not in self._unreachable
+            failure_ms = self._failures.cost_ms(worker_id, now)
+            known = self._known.get(worker_id)
+            if (
+                known is not None
+                and known.record is record
+                and known.load is load
+                and known.is_reachable is is_reachable
+                and known.failure_ms == failure_ms
+            ):
+                continue
+            if known is not None and known.record.model != record.model:
+                self._tables[known.record.model].remove(worker_id)
+            self._known[worker_id] = _Known(record, load, is_reachable, failure_ms)
+            self._put(self._known[worker_id])
+
+    def _table(self, model: str) -> WorkerTable:
+        table = self._tables.get(model)
+        if table is None:
+            table = self._tables[model] = WorkerTable(config=self._config)
+        return table
+
+    def _put(self, known: _Known) -> None:
+        table = self._table(known.record.model)
+        worker_id = known.record.worker_id
+        table.put(_view(known, self._board.promised(worker_id), self._board.gone(worker_id)))
+
+
+def _view(known: _Known, promise: Promise = NOTHING, gone: Promise = NOTHING) -> WorkerView:
+    record, load = known.record, known.load
+    return WorkerView(
+        worker_id=record.worker_id,
+        role=record.role,
+        namespace=record.namespace,
+        block_size=record.block_size,
+        block_bytes=record.layout.block_bytes if record.layout else 0,
+        num_blocks=record.num_blocks,
+        num_running=load.num_running,
+        num_waiting=load.num_waiting,
+        num_receiving=load.num_receiving,
+        num_queued_tokens=load.num_waiting_tokens,
+        num_used_blocks=load.num_used_blocks,
+        num_booked_sequences=promise.num_sequences,
+        num_booked_tokens=promise.num_tokens,
+        num_new_tokens=promise.num_new_tokens,
+        num_gone_sequences=gone.num_sequences,
+        num_gone_tokens=gone.num_tokens,
+        learned=load.learned,
+        failure_ms=known.failure_ms,
+        is_reachable=known.is_reachable,
+        is_draining=record.is_draining,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from baton.policy.routing import RoutingConfig
+from baton.policy.workers import Prefill, RoutingConfig
 from baton.registry.bookings import BookingBoard
 from baton.registry.watcher import Watcher
 from baton.rpc import logs
@@ -46,8 +46,12 @@ async def build(process: Process, settings: Settings) -> None:
     process.add(fleet)
     if settings.redis_url:
         process.add(board)
-    threshold = settings.remote_prefill_tokens if settings.remote_prefill else None
-    routing = RoutingConfig(remote_threshold_tokens=threshold)
+    routing = RoutingConfig(
+        prefill=Prefill.CHOSEN if settings.remote_prefill else Prefill.LOCAL,
+        remote_threshold_tokens=settings.remote_prefill_tokens,
+        target_ttft_ms=settings.default_ttft_ms,
+        target_itl_ms=settings.default_itl_ms,
+    )
     placer = Placer(fleet, board, routing, settings.worker_wait_seconds)
     limits = Limits(settings.max_requests, settings.max_migrations, settings.worker_wait_seconds)
     admission = Admission(

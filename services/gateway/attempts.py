@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
 
 from baton.errors import BatonError
 from services.gateway.frames import Delta, Submission
@@ -13,18 +13,28 @@ if TYPE_CHECKING:
     from services.gateway.requests import Request
 
 
+class Stay(Protocol):
+    """What is promised to workers for a submission."""
+
+    def computed(self) -> None:
+        """Its prompt is computed. Idempotent."""
+
+    def release(self) -> None:
+        """It is over. Idempotent."""
+
+
 class Attempt:
     """One submission under way. `open` are the samples that are still this attempt's to finish."""
 
     def __init__(
-        self, request: Request, link: DecodeLink, samples: Iterable[int], unbook: Callable[[], None]
+        self, request: Request, link: DecodeLink, samples: Iterable[int], stay: Stay
     ) -> None:
         self.worker_id = link.worker_id
         self.open = set(samples)
         self._request = request
         self._link = link
-        self._unbook: Callable[[], None] | None = unbook
-        """Takes the promise of load back: the worker reports it itself once it has answered."""
+        self._stay = stay
+        self._has_answer = False
         self._handle = 0
 
     def begin(self, submission: Submission) -> None:
@@ -32,13 +42,14 @@ class Attempt:
         try:
             self._handle = self._link.submit(submission, self)
         except BatonError:
-            self._take_back()
+            self._stay.release()
             raise
 
     def on_delta(self, delta: Delta) -> None:
         """News from the worker; those of samples that have moved on are ignored."""
-        if self._unbook is not None:
-            self._take_back()
+        if not self._has_answer:
+            self._has_answer = True
+            self._stay.computed()
         if delta.sample_index in self.open:
             self._request.on_delta(self, delta)
             if delta.end is not None:
@@ -46,7 +57,7 @@ class Attempt:
 
     def on_lost(self, error: BatonError) -> None:
         """The stream broke under all samples that are still open."""
-        self._take_back()
+        self._stay.release()
         lost, self.open = sorted(self.open), set()
         self._request.on_lost(self, lost, error)
 
@@ -54,7 +65,7 @@ class Attempt:
         """The sample is finished here; behind the last one the worker's news are of no interest."""
         self.open.discard(sample_index)
         if not self.open:
-            self._take_back()
+            self._stay.release()
             self._link.forget(self._handle)
 
     def cancel(self, sample_index: int | None = None) -> None:
@@ -62,10 +73,5 @@ class Attempt:
         self._link.cancel(self._handle, sample_index)
         if sample_index is None:
             self.open.clear()
-            self._take_back()
+            self._stay.release()
             self._link.forget(self._handle)
-
-    def _take_back(self) -> None:
-        if self._unbook is not None:
-            self._unbook()
-            self._unbook = None

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from baton.errors import BatonError, EngineFailed, NoWorker, Overloaded
+from baton.errors import BatonError, EngineFailed, NoWorker, Overloaded, WorkerLost
 from baton.request import Guide
 from baton.rpc import logs
 from baton.text import ModelText
@@ -184,6 +184,8 @@ class Core:
             request.fail(error)
             return
         request.has_failed_engine |= isinstance(error, EngineFailed)
+        if isinstance(error, EngineFailed | WorkerLost):
+            self._placer.note_failure(sample.worker_id)
         sample.num_migrations += 1
         report.moved(request, sample, error)
         move = asyncio.create_task(self._move(request, sample, error))
@@ -193,7 +195,7 @@ class Core:
     def on_fallback(self, prefill_worker_id: str) -> None:
         """A prefill worker did not deliver: it is avoided for a while."""
         metrics.fallbacks.labels(prefill_worker_id).inc()
-        self._placer.avoid_prefill(prefill_worker_id)
+        self._placer.note_failure(prefill_worker_id)
 
     def _admit(self, command: GenerateCommand) -> Claim:
         """Counts the request in. One that it takes over from makes room for it."""
@@ -234,7 +236,7 @@ class Core:
         if request is not None:
             request.abandon()
             self._requests.discard(request)
-            report.ended(request)
+            self._placer.decisions.ended(request, report.ended(request))
 
     def _may_move(self, request: Request, sample: Sample, error: BatonError) -> bool:
         if sample.num_migrations >= self._limits.max_migrations:

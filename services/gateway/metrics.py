@@ -54,6 +54,19 @@ waiting = gauge("gateway_waiting_requests", "Held back now.", ("model", "tenant"
 registry_staleness = gauge(
     "gateway_registry_staleness_seconds", "Age of what is known from Redis about workers."
 )
+decision_seconds = HotHistogram(
+    "gateway_decision_seconds",
+    "Choosing workers for a request: look-up of its blocks and weighing.",
+    buckets=(0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01),
+)
+prediction_error = histogram(
+    "gateway_ttft_prediction_error_seconds",
+    "By how much a first token came sooner or later than routing had predicted.",
+)
+route_overhead = gauge(
+    "gateway_ttft_overhead_seconds",
+    "Running mean of what first tokens take beyond the prediction: the gateway's queues and roads.",
+)
 
 MAX_SHOWN_TENANTS = 100
 """Clients choose tenants' names: beyond so many with something waiting they are `other`."""

@@ -5,26 +5,28 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from baton.blocks import BlockKey, KeyChain, KvLayout, root_key
 from baton.errors import NoWorker, WorkerLost
 from baton.policy.decision import Decision
-from baton.policy.routing import RouteRequest, RoutingConfig, choose
-from baton.registry.bookings import BookingBoard
+from baton.policy.failures import FailureMemory
+from baton.policy.routing import choose
+from baton.policy.workers import RouteRequest, RoutingConfig
+from baton.registry.bookings import Booking, BookingBoard
 from baton.registry.records import WorkerRecord
-from baton.registry.views import view_workers
+from baton.registry.views import WorkerTables
 from baton.rpc.telemetry import Span
 from baton.tokens import TokenIds
+from services.gateway import metrics
 from services.gateway.attempts import Attempt
+from services.gateway.decisions import DecisionLog
 from services.gateway.fleet import DecodeWorker, Fleet
 from services.gateway.frames import Submission
 from services.gateway.requests import Request
 from services.gateway.samples import Sample
 
-AVOID_SECONDS = 5.0
-"""A prefill worker that did not deliver gets no work for about as long as a restart takes."""
 LONG_PROMPT_TOKENS = 24_576
 """Hashing more than this takes over a millisecond, too long for the event loop."""
 
@@ -40,6 +42,26 @@ class _Cargo:
     """A decode worker to pass over as long as there is another."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Stay:
+    """What one submission has at its workers."""
+
+    board: BookingBoard
+    decode: Booking
+    prefill: Booking | None
+
+    def computed(self) -> None:
+        """See `Stay`: the decode worker has only a sequence left, the prefill worker nothing."""
+        self.board.computed(self.decode)
+        if self.prefill is not None:
+            self.board.release(self.prefill)
+
+    def release(self) -> None:
+        """See `Stay`."""
+        self.computed()
+        self.board.release(self.decode)
+
+
 class Placer:
     """Places samples on decode workers; waits a while when there is none."""
 
@@ -50,7 +72,10 @@ class Placer:
         self._board = board
         self._config = config
         self._worker_wait_s = worker_wait_s
-        self._avoided: dict[str, float] = {}
+        self._failures = FailureMemory()
+        # It reads what every directory has.
+        self.tables = WorkerTables(fleet.directory, board, config, self._failures)
+        self.decisions = DecisionLog()
 
     async def place(self, request: Request, samples: Sequence[Sample], avoid: str = "") -> None:
         """Submits the samples together; several must have no tokens yet. Raises `NoWorker`.
@@ -64,9 +89,9 @@ class Placer:
             await self._place(cargo, started + self._worker_wait_s, span)
         request.route_us = request.route_us or round((time.monotonic() - started) * 1e6)
 
-    def avoid_prefill(self, worker_id: str) -> None:
-        """Gives a prefill worker no work for a while."""
-        self._avoided[worker_id] = time.monotonic() + AVOID_SECONDS
+    def note_failure(self, worker_id: str) -> None:
+        """A worker did not deliver: it costs more for a while."""
+        self._failures.note(worker_id, time.monotonic())
 
     async def _place(self, cargo: _Cargo, until: float, span: Span) -> None:
         request, model = cargo.request, cargo.request.command.model
@@ -81,17 +106,18 @@ class Placer:
                 keys = await self._chain(layout, cargo)
                 continue  # others may have come or gone meanwhile
             decision = self._decide(cargo, keys, live)
-            worker = live.get(decision.decode.worker_id or "")
+            worker = live.get(decision.decode_worker_id)
             if worker is not None:
-                for name, value in decision.explain().items():
-                    span.set(name, value)
+                if span.is_recording:
+                    for name, value in decision.explain().items():
+                        span.set(name, value)
                 try:
                     self._submit(cargo, worker, decision)
                     return
                 except WorkerLost as error:
                     reason = error.message
                     continue
-            reason = "; ".join(map(str, decision.decode.rejected)) or reason
+            reason = "; ".join(map(str, decision.rejected)) or reason
             await self._wait(request, until, reason)
 
     async def _chain(self, layout: KvLayout, cargo: _Cargo) -> Sequence[BlockKey]:
@@ -107,27 +133,28 @@ class Placer:
     def _decide(
         self, cargo: _Cargo, keys: Sequence[BlockKey], live: dict[str, DecodeWorker]
     ) -> Decision:
-        model = cargo.request.command.model
-        views = view_workers(
-            # It reads what every directory has.
-            self._fleet.directory,
-            model,
-            keys,
-            self._board,
-            self._unreachable(),
+        began = time.perf_counter()
+        command = cargo.request.command
+        table = self.tables.table(command.model, self._fleet.unreachable())
+        slo = command.slo
+        wanted = RouteRequest(
+            num_tokens=len(cargo.token_ids),
+            num_sequences=len(cargo.samples),
+            excluded=frozenset({cargo.avoid}),
+            cached_blocks=self._fleet.directory.index.match(keys),
+            target_ttft_ms=slo.target_ttft_ms,
+            target_itl_ms=slo.target_itl_ms,
+            expected_output_tokens=min(
+                slo.expected_output_count or self.decisions.output_tokens,
+                command.sampling.max_tokens,
+            ),
         )
-        draw = random.random()
-        wanted = RouteRequest(len(cargo.token_ids), len(cargo.samples), frozenset({cargo.avoid}))
-        decision = choose(wanted, views, self._config, draw)
-        if decision.decode.worker_id is None and cargo.avoid in live:
-            anyone = RouteRequest(len(cargo.token_ids), len(cargo.samples))
-            decision = choose(anyone, views, self._config, draw)
+        decision = choose(wanted, table, self._config, random.random())
+        if decision.chosen is None and cargo.avoid in live:
+            anyone = replace(wanted, excluded=frozenset())
+            decision = choose(anyone, table, self._config, random.random())
+        metrics.decision_seconds.observe(time.perf_counter() - began)
         return decision
-
-    def _unreachable(self) -> set[str]:
-        now = time.monotonic()
-        self._avoided = {name: end for name, end in self._avoided.items() if end > now}
-        return self._fleet.unreachable() | self._avoided.keys()
 
     def _submit(self, cargo: _Cargo, worker: DecodeWorker, decision: Decision) -> None:
         request = cargo.request
@@ -144,33 +171,26 @@ class Placer:
             prefill_address=prefill.address if prefill is not None else "",
         )
         indices = range(first, first + len(cargo.samples))
-        unbook = self._book(cargo, decision, prefill)
-        request.begin(Attempt(request, worker.link, indices, unbook), submission)
+        self.decisions.placed(request.command.request_id, decision, len(cargo.token_ids))
+        stay = self._book(cargo, decision, prefill)
+        request.begin(Attempt(request, worker.link, indices, stay), submission)
         if request.ticket is not None:
             request.ticket.placed(decision.num_uncached_tokens)
 
     def _prefill(self, decision: Decision) -> WorkerRecord | None:
-        return self._fleet.directory.workers.get(decision.prefill.worker_id or "")
+        return self._fleet.directory.workers.get(decision.prefill_worker_id)
 
-    def _book(
-        self, cargo: _Cargo, decision: Decision, prefill: WorkerRecord | None
-    ) -> Callable[[], None]:
-        """Promises the load; returns what takes the promise back."""
+    def _book(self, cargo: _Cargo, decision: Decision, prefill: WorkerRecord | None) -> _Stay:
+        """Promises the load."""
         num_tokens = decision.num_uncached_tokens
-        decode = decision.decode.worker_id or ""
+        decode, count = decision.decode_worker_id, len(cargo.samples)
         if prefill is None:
-            bookings = [self._board.book(decode, num_tokens, len(cargo.samples))]
-        else:
-            bookings = [
-                self._board.book(decode, 0, len(cargo.samples)),
-                self._board.book(prefill.worker_id, num_tokens),
-            ]
-
-        def unbook() -> None:
-            for booking in bookings:
-                self._board.release(booking)
-
-        return unbook
+            return _Stay(self._board, self._board.book(decode, num_tokens, count), None)
+        return _Stay(
+            self._board,
+            self._board.book(decode, 0, count),
+            self._board.book(prefill.worker_id, num_tokens),
+        )
 
     async def _wait(self, request: Request, until: float, reason: str) -> None:
         left_s = min(until, request.deadline) - time.monotonic()

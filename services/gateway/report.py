@@ -30,13 +30,14 @@ def moved(request: Request, sample: Sample, error: BatonError) -> None:
     )
 
 
-def ended(request: Request) -> None:
-    """A request's one end."""
+def ended(request: Request) -> str:
+    """A request's one end; returns `ok` or the reason of its error."""
     error = request.failure
     if error is None and not request.is_told:
         error = Cancelled("the client left")
         metrics.cancellations.inc()
-    metrics.requests.labels("ok" if error is None else error.status.reason).inc()
+    outcome = "ok" if error is None else error.status.reason
+    metrics.requests.labels(outcome).inc()
     total_s = time.monotonic() - request.arrived_at
     metrics.whole_request.observe(total_s)
     metrics.output_tokens.inc(request.num_output_tokens)
@@ -49,6 +50,7 @@ def ended(request: Request) -> None:
     request.trace.judged(attainment.targets())
     request.trace.end(request.num_output_tokens, error)
     _log_end(request, total_s, error, attainment)
+    return outcome
 
 
 def _judge(request: Request) -> Attainment:

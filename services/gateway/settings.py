@@ -52,9 +52,14 @@ class Settings(ServiceSettings):
     worker_wait_seconds: Annotated[float, Field(ge=0)] = 10.0
     """How long a request waits for a live decode worker."""
     remote_prefill: bool = True
-    """Have prefill workers compute long prompts."""
-    remote_prefill_tokens: Annotated[int, Field(ge=0)] = 64
-    """More uncached prompt tokens than this are computed by a prefill worker."""
+    """Have prefill workers compute prompts where that is predicted to cost less."""
+    remote_prefill_tokens: Annotated[int, Field(ge=0)] | None = None
+    """A fixed rule in place of predictions: prefill workers compute more uncached prompt tokens
+    than this, decode workers the others."""
+    default_ttft_ms: Annotated[float, Field(gt=0)] = 1000.0
+    """Time to the first token that requests are routed for when they name no target."""
+    default_itl_ms: Annotated[float, Field(gt=0)] = 50.0
+    """Time between tokens that requests are routed for when they name no target."""
     max_migrations: Annotated[int, Field(ge=0)] = 3
     """How often one sample may move to another decode worker."""
 

@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from baton.blocks import chain_keys, root_key
+from baton.errors import NoWorker
+from baton.policy import failures
 from baton.registry.records import LoadRecord
 from baton.request import FinishReason, PrefillMode, SequenceTimings
 from services.gateway import metrics, placement
@@ -79,18 +81,22 @@ async def test_requests_underway_count_before_the_worker_reports_them(world):
         task.cancel()
 
 
-async def test_a_promise_is_taken_back_with_the_first_token(world):
+async def test_tokens_are_promised_until_the_first_one_comes_and_sequences_until_the_end(world):
     worker = await world.add()
     task = world.start("Hello world", sample_count=2)
     submission = await worker.submitted()
     promised = world.board.promised("decode-0")
 
     await submission.send(world.ids("the"), sample=0)
-    await eventually(lambda: world.board.promised("decode-0").num_sequences == 0)
-    task.cancel()
+    await eventually(lambda: world.board.promised("decode-0").num_tokens == 0)
+    computed = world.board.promised("decode-0")
+    for sample in range(2):
+        await submission.send(end=FinishReason.LENGTH, sample=sample)
+    await task
 
-    assert promised.num_sequences == 2
+    assert promised.num_sequences == computed.num_sequences == 2
     assert promised.num_tokens == len(world.ids("Hello world"))
+    assert world.board.promised("decode-0").num_sequences == 0
 
 
 @pytest.mark.parametrize("how", ["client leaves", "link breaks", "worker fails"])
@@ -104,7 +110,7 @@ async def test_a_promise_does_not_outlive_its_request(world, how):
     elif how == "link breaks":
         await worker.stop()
     else:
-        await submission.fail(placement.NoWorker("full"))
+        await submission.fail(NoWorker("full"))
         task.cancel()
     await asyncio.wait([task])
 
@@ -142,7 +148,7 @@ async def test_a_short_prompt_is_computed_by_the_decode_worker(world):
 
 
 async def test_a_prefill_worker_that_did_not_deliver_is_avoided_for_a_while(world, monkeypatch):
-    monkeypatch.setattr(placement, "AVOID_SECONDS", 0.3)
+    monkeypatch.setattr(failures, "FAILURE_MS", 10.0)  # forgotten within half a second
     worker = await world.add()
     world.directory.up(prefill_record("prefill-0"))
     before = metrics.fallbacks.labels("prefill-0")._value.get()

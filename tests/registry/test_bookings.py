@@ -29,17 +29,49 @@ async def make_board(own_redis: EmbeddedRedis, keys: Keys) -> AsyncIterator[Make
         await board.stop()
 
 
+def loads(board: BookingBoard, worker_id: str) -> tuple[int, int]:
+    """Sequences and tokens promised, new or not."""
+    promise = board.promised(worker_id)
+    return promise.num_sequences, promise.num_tokens
+
+
 async def test_own_bookings_count_at_once(make_board: MakeBoard) -> None:
     board = make_board("g0")
 
     first = board.book("d0", 100)
     board.book("d0", 50, num_sequences=2)
-    assert board.promised("d0") == Promise(3, 150)
+    assert board.promised("d0") == Promise(3, 150, 150)
 
     board.release(first)
     board.release(first)
-    assert board.promised("d0") == Promise(2, 50)
+    assert board.promised("d0") == Promise(2, 50, 50)
     assert board.promised("d1") == NOTHING
+
+
+async def test_tokens_go_with_the_first_token_and_sequences_stay(make_board: MakeBoard) -> None:
+    board = make_board("g0")
+    booking = board.book("d0", 100, num_sequences=2)
+
+    board.computed(booking)
+    board.computed(booking)
+    assert board.promised("d0") == Promise(2, 0)
+    assert board.gone("d0") == Promise(0, 100)
+
+    board.release(booking)
+    assert board.promised("d0") == NOTHING
+    assert board.gone("d0") == Promise(2, 100)
+
+
+async def test_tokens_are_new_and_gone_only_for_a_while(make_board: MakeBoard) -> None:
+    board = make_board("g0")
+    board.release(board.book("d0", 30))
+    board.book("d0", 100)
+    board.take_changed()
+
+    await eventually(lambda: board.take_changed() == {"d0"})
+
+    assert board.promised("d0") == Promise(1, 100)
+    assert board.gone("d0") == NOTHING
 
 
 async def test_bookings_of_others_arrive_and_leave(make_board: MakeBoard) -> None:
@@ -51,11 +83,11 @@ async def test_bookings_of_others_arrive_and_leave(make_board: MakeBoard) -> Non
     there.book("d0", 10)
     there.book("d1", 5)
 
-    await eventually(lambda: third.promised("d0") == Promise(2, 110))
-    await eventually(lambda: here.promised("d1") == Promise(1, 5))
+    await eventually(lambda: loads(third, "d0") == (2, 110))
+    await eventually(lambda: loads(here, "d1") == (1, 5))
     here.release(booking)
-    await eventually(lambda: third.promised("d0") == Promise(1, 10))
-    assert there.promised("d0") == Promise(1, 10)
+    await eventually(lambda: loads(third, "d0") == (1, 10))
+    assert loads(there, "d0") == (1, 10)
 
 
 async def test_bookings_of_a_gateway_that_stops_are_gone(make_board: MakeBoard) -> None:
@@ -63,7 +95,7 @@ async def test_bookings_of_a_gateway_that_stops_are_gone(make_board: MakeBoard) 
     await here.start()
     await there.start()
     there.book("d0", 10)
-    await eventually(lambda: here.promised("d0") == Promise(1, 10))
+    await eventually(lambda: loads(here, "d0") == (1, 10))
 
     await there.stop()
 
@@ -75,7 +107,7 @@ async def test_bookings_of_a_gateway_that_dies_end_with_its_lease(make_board: Ma
     await here.start()
     await there.start()
     there.book("d0", 10)
-    await eventually(lambda: here.promised("d0") == Promise(1, 10))
+    await eventually(lambda: loads(here, "d0") == (1, 10))
 
     assert there._task is not None
     there._task.cancel()
@@ -91,7 +123,7 @@ async def test_lasting_bookings_outlive_their_first_lease(make_board: MakeBoard)
 
     await eventually(lambda: here.contact.unbroken_s > 1.5 * FAST.lease_s)
 
-    assert here.promised("d0") == Promise(1, 10)
+    assert loads(here, "d0") == (1, 10)
 
 
 async def test_without_redis_own_bookings_count_and_stale_ones_end(
@@ -101,15 +133,15 @@ async def test_without_redis_own_bookings_count_and_stale_ones_end(
     await here.start()
     await there.start()
     there.book("d0", 10)
-    await eventually(lambda: here.promised("d0") == Promise(1, 10))
+    await eventually(lambda: loads(here, "d0") == (1, 10))
 
     own_redis.kill()
     here.book("d0", 1)
-    assert here.promised("d0") == Promise(2, 11)
-    await eventually(lambda: here.promised("d0") == Promise(1, 1))
+    assert loads(here, "d0") == (2, 11)
+    await eventually(lambda: loads(here, "d0") == (1, 1))
     own_redis.start()
 
-    await eventually(lambda: here.promised("d0") == Promise(2, 11))
+    await eventually(lambda: loads(here, "d0") == (2, 11))
 
 
 async def test_many_bookings_are_told_together(
@@ -123,7 +155,7 @@ async def test_many_bookings_are_told_together(
 
     for _ in range(500):
         here.book("d0", 1)
-    await eventually(lambda: there.promised("d0") == Promise(500, 500))
+    await eventually(lambda: loads(there, "d0") == (500, 500))
     stats = await client.info("commandstats")
     await client.aclose()
 

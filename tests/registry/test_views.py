@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from registry_world import World, block_key, eventually
 
-from baton.policy.routing import RouteRequest, RoutingConfig, choose
+from baton.policy.routing import choose
+from baton.policy.workers import RouteRequest, RoutingConfig
 from baton.registry.bookings import BookingBoard
 from baton.registry.embedded import EmbeddedRedis
 from baton.registry.keys import Keys
-from baton.registry.views import view_workers
+from baton.registry.views import WorkerTables
 from baton.request import Role
 
 
@@ -29,25 +30,72 @@ async def test_a_request_goes_where_its_blocks_are(
     await eventually(lambda: watcher.index.match(chain) == {"d1": 8, "p0": 2})
     board.book("d1", 7)
 
-    views = {view.worker_id: view for view in view_workers(watcher, "demo", chain, board)}
-    decision = choose(RouteRequest(8 * 16 + 100), list(views.values()), RoutingConfig(), 0.0)
+    tables = WorkerTables(watcher, board, RoutingConfig())
+    table = tables.table("demo")
+    views = {
+        state.view.worker_id: state.view
+        for role in (Role.DECODE, Role.PREFILL)
+        for state in table.states(role)
+    }
+    request = RouteRequest(8 * 16 + 100, cached_blocks=watcher.index.match(chain))
+    decision = choose(request, table, RoutingConfig(), 0.0)
     await board.stop()
 
     assert set(views) == {"d0", "d1", "p0"}
-    assert views["d1"].num_sequences == 3
-    assert views["d1"].num_pending_tokens == 37
-    assert decision.decode.worker_id == "d1"
-    assert decision.prefill.worker_id == "p0"
+    assert views["d1"].num_sequences == 2  # its own word: more than what is booked
+    assert views["d1"].num_pending_tokens == 7
+    assert decision.decode_worker_id == "d1"
     assert decision.num_uncached_tokens == 100
+
+
+async def test_bookings_count_at_once(
+    world: World, redis_server: EmbeddedRedis, keys: Keys
+) -> None:
+    watcher = await world.watcher()
+    board = BookingBoard(redis_server.url, "g0", keys=keys)
+    await world.worker("d0")
+    await eventually(lambda: "d0" in watcher.workers)
+    tables = WorkerTables(watcher, board, RoutingConfig())
+
+    booking = board.book("d0", 50, 3)
+    booked = tables.table("demo").state("d0")
+    board.computed(booking)
+    computed = tables.table("demo").state("d0")
+    board.release(booking)
+    released = tables.table("demo").state("d0")
+    await board.stop()
+
+    assert booked is not None
+    assert (booked.view.num_sequences, booked.view.num_pending_tokens) == (3, 50)
+    assert computed is not None
+    assert (computed.view.num_sequences, computed.view.num_pending_tokens) == (3, 0)
+    assert released is not None
+    assert (released.view.num_sequences, released.view.num_pending_tokens) == (0, 0)
 
 
 async def test_workers_of_other_models_and_unreachable_ones_are_told_apart(world: World) -> None:
     watcher = await world.watcher()
     await world.worker("d0")
     await eventually(lambda: "d0" in watcher.workers)
+    tables = WorkerTables(watcher, BookingBoard("redis://127.0.0.1:1", "g0"), RoutingConfig())
+    request = RouteRequest(10)
 
-    assert view_workers(watcher, "another", []) == []
-    assert [v.is_reachable for v in view_workers(watcher, "demo", [])] == [True]
-    assert [v.is_reachable for v in view_workers(watcher, "demo", [], unreachable={"d0"})] == [
-        False
+    assert len(tables.table("another")) == 0
+    assert tables.table("demo").state("d0") is not None
+    assert tables.table("demo", {"d0"}).state("d0") is None
+    assert [r.reason for r in tables.table("demo", {"d0"}).rejected(request, Role.DECODE)] == [
+        "is unreachable"
     ]
+
+
+async def test_a_worker_that_leaves_leaves_the_table(world: World) -> None:
+    watcher = await world.watcher()
+    worker = await world.worker("d0")
+    await eventually(lambda: "d0" in watcher.workers)
+    tables = WorkerTables(watcher, BookingBoard("redis://127.0.0.1:1", "g0"), RoutingConfig())
+    before = len(tables.table("demo"))
+
+    await worker.announcer.stop()
+    await eventually(lambda: "d0" not in watcher.workers)
+
+    assert (before, len(tables.table("demo"))) == (1, 0)

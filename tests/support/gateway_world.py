@@ -11,7 +11,7 @@ from pathlib import Path
 
 from baton.errors import BatonError
 from baton.policy.index import BlockIndex
-from baton.policy.routing import RoutingConfig
+from baton.policy.workers import RoutingConfig
 from baton.registry.bookings import BookingBoard
 from baton.registry.records import LoadRecord, WorkerRecord
 from baton.request import Role, SamplingParams
@@ -139,7 +139,7 @@ class World:
         self.board = BookingBoard("redis://127.0.0.1:1", "gateway-0")
         self.directory: ManualDirectory
         self.fleet = Fleet("gateway-0", Models(folder), self._open)
-        config = RoutingConfig(remote_threshold_tokens=8, prefix_step_tokens=8)
+        config = RoutingConfig(remote_threshold_tokens=8)
         placer = Placer(self.fleet, self.board, config, limits.worker_wait_s)
         self.admission = Admission(
             FleetPools(self.fleet, self.board, slots), admission, tenants or Tenants()

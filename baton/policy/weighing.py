@@ -1,0 +1,252 @@
+"""What serving a request costs in milliseconds: on a decode worker, by a prefill worker, together.
+
+`docs/routing.md` has the formula with an example.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from baton.policy.decision import Option
+from baton.policy.workers import RouteRequest, RoutingConfig, WorkerState
+from baton.request import Role
+
+MISS_FROM, MISS_TO = 0.8, 1.2
+"""A target is surely met below the first and surely missed above the second share of it: what is
+predicted is some 20 % off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aims:
+    """What one request is weighed by."""
+
+    ttft_ms: float
+    itl_ms: float
+    output_tokens: float
+    miss_ms: float
+    """What one missed target costs."""
+
+    @classmethod
+    def of(cls, request: RouteRequest, config: RoutingConfig) -> Aims:
+        """The request's own, or the configured ones."""
+        ttft_ms = request.target_ttft_ms or config.target_ttft_ms
+        return cls(
+            ttft_ms=ttft_ms,
+            itl_ms=request.target_itl_ms or config.target_itl_ms,
+            output_tokens=max(1.0, request.expected_output_tokens or config.output_tokens),
+            miss_ms=config.miss_factor * config.target_ttft_ms,
+        )
+
+
+def miss_share(predicted_ms: float, target_ms: float) -> float:
+    """How likely a target is missed: 0 to 1, linear between `MISS_FROM` and `MISS_TO` of it."""
+    share = (predicted_ms / target_ms - MISS_FROM) / (MISS_TO - MISS_FROM)
+    return 0.0 if share < 0 else min(share, 1.0)
+
+
+# Neither is frozen, that takes three times as long to make. Nobody changes one.
+@dataclass(slots=True)
+class PromptCost:
+    """What computing the prompt takes on one worker."""
+
+    state: WorkerState
+    num_cached_tokens: int
+    num_fetched_tokens: int
+    num_computed_tokens: int
+    queue_ms: float
+    fetch_ms: float
+    compute_ms: float
+    steps: float
+    """Steps that its own chunks take."""
+
+    @property
+    def ready_ms(self) -> float:
+        """Until the prompt is computed."""
+        return self.queue_ms + self.fetch_ms + self.compute_ms
+
+    @classmethod
+    def of(cls, request: RouteRequest, state: WorkerState) -> PromptCost:
+        """Of a request: from its device's cache, then from kvstore where that is quicker."""
+        cached = state.num_cached_tokens(request)
+        start, fetched, fetch_ms = cached, 0, 0.0
+        queue_ms = state.step_ms / 2 + state.prompt_ms(0, 0)
+        total_ms = state.prompt_ms(request.num_tokens - start, start)
+        if request.num_stored_blocks:
+            view = state.view
+            stored = min(request.num_stored_blocks * view.block_size, request.num_tokens - 1)
+            if stored > cached:
+                num_bytes = (stored - cached) // view.block_size * view.block_bytes
+                road_ms = view.learned.fetch.us(num_bytes) / 1e3
+                less_ms = state.prompt_ms(request.num_tokens - stored, stored)
+                if road_ms + less_ms < total_ms:
+                    start, fetched = stored, stored - cached
+                    fetch_ms, total_ms = road_ms, less_ms
+        computed = request.num_tokens - start
+        waiting_ms = state.prompt_ms(0, 0)
+        return cls(
+            state,
+            cached,
+            fetched,
+            computed,
+            queue_ms,
+            fetch_ms,
+            total_ms - waiting_ms,
+            computed / state.budget,
+        )
+
+
+@dataclass(slots=True)
+class DecodeCost:
+    """What having the sequence takes on one decode worker, whoever computes the prompt."""
+
+    prompt: PromptCost
+    room_ms: float
+    """Until there are blocks for it."""
+    join_ms: float
+    """Steps that a hand-off waits for: one to reserve blocks, one to join the batch."""
+    grown_itl_ms: float
+    """By how much a step grows."""
+    itl_ms: float
+    """Between tokens with this sequence, before what its prompt does to them."""
+    share_ms: float
+    """Later tokens of all for as long as it stays, weighted."""
+    missed_before: float
+    """Share of the worker's streams that miss their target without it."""
+
+    @classmethod
+    def of(
+        cls, request: RouteRequest, state: WorkerState, aims: Aims, config: RoutingConfig
+    ) -> DecodeCost:
+        """Of a request."""
+        prompt = PromptCost.of(request, state)
+        view = state.view
+        own_context_ms = state.decode_context_ms * request.num_tokens
+        grown = state.turns * (state.next_ms * request.num_sequences + own_context_ms)
+        itl = state.itl_ms + grown
+        tokens_ms = aims.output_tokens * (state.num_streams * grown + itl * request.num_sequences)
+        base_itl_ms = max(state.seen_itl_ms, state.itl_ms)
+        needed = prompt.num_computed_tokens // max(1, view.block_size) + request.num_sequences
+        room_ms = 0.0
+        if view.num_waiting or (
+            view.num_blocks and view.num_used_blocks + needed > view.num_blocks
+        ):
+            # One of those that run ends, on average, every so many steps.
+            ends_ms = aims.output_tokens * max(state.itl_ms, itl) / max(1, view.num_running)
+            room_ms = (view.num_waiting + 1) * ends_ms
+        return cls(
+            prompt,
+            room_ms,
+            # Half a step until the engine looks, then the step that it runs before it tells.
+            2 * 1.5 * state.step_ms,
+            grown,
+            base_itl_ms + grown,
+            config.stall_weight * tokens_ms,
+            miss_share(base_itl_ms, config.target_itl_ms) if state.num_streams else 0.0,
+        )
+
+
+def weigh(
+    request: RouteRequest,
+    decode: DecodeCost,
+    prefill: PromptCost | None,
+    aims: Aims,
+    config: RoutingConfig,
+) -> tuple[float, float, float, tuple[float, ...]]:
+    """(cost, TTFT, time between tokens, terms) of one way to serve a request, in milliseconds.
+
+    `prefill` is None where the decode worker computes the prompt.
+    """
+    state = decode.prompt.state
+    num_streams = state.num_streams
+    handoff_ms = join_ms = stall_ms = 0.0
+    if prefill is None:
+        prompt = decode.prompt
+        # While a chunk is computed, each stream still gets one token a step.
+        stall_ms = max(0.0, prompt.compute_ms - prompt.steps * state.itl_ms)
+    else:
+        prompt = prefill
+        handoff_ms = _handoff_ms(request, decode.prompt, prefill)
+        join_ms = decode.join_ms
+    ttft_ms = decode.room_ms + prompt.ready_ms + handoff_ms + join_ms
+    itl_ms = decode.itl_ms + stall_ms / aims.output_tokens
+    missed = miss_share(itl_ms, config.target_itl_ms)
+    own_missed = missed if aims.itl_ms == config.target_itl_ms else miss_share(itl_ms, aims.itl_ms)
+    itl_misses = num_streams * (missed - decode.missed_before) + own_missed
+    view = state.view
+    failure_ms = view.failure_ms + (prefill.state.view.failure_ms if prefill is not None else 0.0)
+    terms = (
+        decode.room_ms,
+        prompt.queue_ms,
+        prompt.fetch_ms,
+        prompt.compute_ms,
+        handoff_ms,
+        join_ms,
+        config.stall_weight * num_streams * stall_ms,
+        decode.share_ms,
+        aims.miss_ms * miss_share(ttft_ms, aims.ttft_ms),
+        aims.miss_ms * itl_misses,
+        failure_ms,
+    )
+    return sum(terms), ttft_ms, itl_ms, terms
+
+
+_SMALLEST = RouteRequest(num_tokens=1)
+
+
+def floor_ms(state: WorkerState, config: RoutingConfig) -> float:
+    """What the smallest request would cost on a worker: no request costs less there."""
+    if state.view.role is Role.PREFILL:
+        return PromptCost.of(_SMALLEST, state).ready_ms + state.view.failure_ms
+    aims = Aims.of(_SMALLEST, config)
+    return weigh(_SMALLEST, DecodeCost.of(_SMALLEST, state, aims, config), None, aims, config)[0]
+
+
+TERMS = (
+    "room",
+    "queue",
+    "fetch",
+    "compute",
+    "handoff",
+    "join",
+    "stall",
+    "share",
+    "miss_ttft",
+    "miss_itl",
+    "failure",
+)
+"""Names of what `weigh` adds up, in order. The first six are the predicted TTFT."""
+
+
+def _handoff_ms(request: RouteRequest, decode: PromptCost, prefill: PromptCost) -> float:
+    """The part of a hand-off that computing does not hide: at least that of the last chunk."""
+    view = decode.state.view
+    missing = request.num_tokens - decode.num_cached_tokens
+    num_bytes = -(-missing // max(1, view.block_size)) * view.block_bytes
+    road = view.learned.road(prefill.state.view.worker_id)
+    moving_ms = num_bytes / road.bytes_per_us / 1e3
+    last = min(1.0, prefill.state.budget / max(1, missing))
+    exposed_ms = max(moving_ms - prefill.compute_ms, moving_ms * last)
+    return road.setup_us / 1e3 + exposed_ms
+
+
+def option(
+    request: RouteRequest,
+    decode: DecodeCost,
+    prefill: PromptCost | None,
+    aims: Aims,
+    config: RoutingConfig,
+) -> Option:
+    """One way to serve a request with all its terms by name."""
+    cost_ms, ttft_ms, itl_ms, terms = weigh(request, decode, prefill, aims, config)
+    prompt = prefill or decode.prompt
+    return Option(
+        decode_worker_id=decode.prompt.state.view.worker_id,
+        prefill_worker_id=prefill.state.view.worker_id if prefill is not None else "",
+        cost_ms=cost_ms,
+        ttft_ms=ttft_ms,
+        itl_ms=itl_ms,
+        num_cached_tokens=decode.prompt.num_cached_tokens,
+        num_fetched_tokens=prompt.num_fetched_tokens,
+        num_computed_tokens=prompt.num_computed_tokens,
+        terms=tuple(zip(TERMS, terms, strict=True)),
+    )
