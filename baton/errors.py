@@ -3,6 +3,7 @@
 BatonError
   InvalidRequest        a field of the request cannot be met
     UnknownModel        no live worker serves the model
+    UnknownRequest      nothing is known of the request asked about
   AlreadyRunning        another request has this id or handle and still runs
   Superseded            a retry with the same request id took over
   Overloaded            no room now; comes with a retry delay
@@ -55,6 +56,12 @@ class UnknownModel(InvalidRequest):
     """No live worker serves the model asked for."""
 
     status = Status(5, 404, "UNKNOWN_MODEL", False)
+
+
+class UnknownRequest(InvalidRequest):
+    """This process knows nothing, or nothing any more, of the request asked about."""
+
+    status = Status(5, 404, "UNKNOWN_REQUEST", False)
 
 
 class AlreadyRunning(BatonError):

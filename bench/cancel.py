@@ -57,7 +57,8 @@ class _Gauge:
 async def run(run: Run) -> list[Table]:
     """Cancels one request after the other, over Baton gRPC."""
     num_tries = run.size(25, 3)
-    spec = SystemSpec("disaggregated", 1, worker_threads())
+    remote = {"gateway": ("--remote-prefill-tokens=64",)}
+    spec = SystemSpec("disaggregated", 1, worker_threads(), remote)
     run.steps.begin("cancel", 3)
     run.steps.next(f"starting {spec.title}")
     async with AsyncExitStack() as stack:

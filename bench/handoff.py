@@ -205,7 +205,8 @@ async def _measure_hidden(run: Run) -> Table:
 
 async def _hidden_row(run: Run, transport: str) -> tuple[Cell, ...]:
     flag = (f"--transports={transport}",)
-    flags = {"prefill": flag, "decode": flag}
+    gateway = ("--remote-prefill-tokens=64",)
+    flags = {"prefill": flag, "decode": flag, "gateway": gateway}
     spec = SystemSpec(f"disaggregated over {transport}", 1, worker_threads(), flags)
     prompts = Prompts(seed=4)
     run.steps.next(f"starting {spec.title}")

@@ -229,6 +229,19 @@ def chat(
     sys.exit(run_chat(address, model, system, sampling))
 
 
+@app.command(epilog="Example: baton explain 4f1c0f3e --address 127.0.0.1:8500")
+def explain(
+    request_id: Annotated[str, typer.Argument(help="As answers and log lines name it.")],
+    *,
+    address: Address = DEFAULT_ADDRESS,
+    all_options: Annotated[bool, typer.Option("--all", help="All ways that were weighed.")] = False,
+) -> None:
+    """Tell where a recent request went, what else was weighed, and what then happened."""
+    from baton.cli.explain import run_explain
+
+    sys.exit(run_explain(address, request_id, most=1000 if all_options else 8))
+
+
 @app.command()
 def doctor(
     model: Model = DEMO_MODEL,

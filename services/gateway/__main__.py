@@ -9,7 +9,7 @@ from baton.registry.bookings import BookingBoard
 from baton.registry.watcher import Watcher
 from baton.rpc import logs
 from baton.rpc.serve import Process, launch
-from services.gateway import kserve
+from services.gateway import explain, kserve
 from services.gateway.admission import Admission, AdmissionSettings
 from services.gateway.core import Core, Limits
 from services.gateway.fleet import Directory, Fleet, OnWorker
@@ -67,6 +67,7 @@ async def build(process: Process, settings: Settings) -> None:
     service = GatewayService(core, settings.max_timeout_seconds, settings.max_session_requests)
     process.register([SERVICE_NAME], service.register)
     process.on_drain(service.drain)
+    process.register([explain.SERVICE_NAME], explain.ExplainService(placer.decisions).register)
     inference = kserve.InferenceService(core, settings.max_timeout_seconds, process.draining)
     process.register([kserve.SERVICE_NAME], inference.register)
     if settings.http_listen:

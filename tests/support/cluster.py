@@ -31,7 +31,12 @@ from baton.cli.topology import DEMO_MODEL, ClusterOptions, Probe, ProcessSpec, p
 
 SHOWN_LINES = 40
 # Two cores run everything: one thread each is the fastest a worker can be among others.
-SMALL = {"prefill": ["--kv-bytes=32MiB"], "decode": ["--kv-bytes=32MiB"]}
+# Who computes a prompt must not depend on how busy the machine is: so a fixed rule.
+SMALL = {
+    "prefill": ["--kv-bytes=32MiB"],
+    "decode": ["--kv-bytes=32MiB"],
+    "gateway": ["--remote-prefill-tokens=64"],
+}
 
 
 class ClusterFailed(AssertionError):

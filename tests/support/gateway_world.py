@@ -140,14 +140,14 @@ class World:
         self.directory: ManualDirectory
         self.fleet = Fleet("gateway-0", Models(folder), self._open)
         config = RoutingConfig(remote_threshold_tokens=8)
-        placer = Placer(self.fleet, self.board, config, limits.worker_wait_s)
+        self.placer = Placer(self.fleet, self.board, config, limits.worker_wait_s)
         self.admission = Admission(
             FleetPools(self.fleet, self.board, slots), admission, tenants or Tenants()
         )
         self.core = Core(
             self.fleet,
             self.fleet.models,
-            placer,
+            self.placer,
             limits,
             self.admission,
             lambda: self.is_draining,
