@@ -27,10 +27,9 @@ def run_explain(address: str, request_id: str, *, most: int) -> int:
                 pb.ExplainRequest(request_id=request_id), timeout=ANSWER_SECONDS
             )
         except grpc.RpcError as failure:
-            assert isinstance(failure, grpc.Call)
+            reason = failure.details() if isinstance(failure, grpc.Call) else str(failure)
             raise CommandError(
-                f"{failure.details()}. Of several gateways that share a port, ask each on its own "
-                "address."
+                f"{reason}. Of several gateways that share a port, ask each on its own address."
             ) from failure
     Console(highlight=False).print(tell(story, most))
     return 0

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-MAX_BINS = 128
+MAX_BINS = 64
 """Kinds of steps that are remembered; the one not seen for longest is forgotten first."""
 KEPT_STEPS = 30
 """Weight of a kind's past: about its last so many steps count."""
@@ -19,7 +16,7 @@ OUTLIER_SHARE = 0.3
 PRIOR_WEIGHT = 1e-3
 """What a coefficient's deviation from its prior by its scale costs: as much as one kind of step
 that is 3 % off."""
-NUM_REWEIGHTINGS = 3
+NUM_REWEIGHTINGS = 2
 MAX_STEP_US = 1e9
 
 
@@ -144,7 +141,7 @@ class StepLearner:
         return self._model.decode_us(num_sequences, num_context_tokens)
 
     def model(self) -> StepModel:
-        """The fit to all steps so far: some 0.2 ms where there are new ones."""
+        """The fit to all steps so far: some tenths of a millisecond where there are new ones."""
         if not self._is_fitted:
             prompt, decode = self._prompt.fit(), self._decode.fit()
             self._model = StepModel(*[*prompt, *decode, self._num_steps])
@@ -168,8 +165,8 @@ class _Line:
     """Robust regression of a step's time on its features, the first of which is 1."""
 
     def __init__(self, prior: Sequence[float], scales: Sequence[float]) -> None:
-        self._prior = np.array(prior)
-        self._scales = np.array(scales)
+        self._prior = list(prior)
+        self._scales = list(scales)
         self._kinds: dict[tuple[int, ...], _Kind] = {}
         self._num_seen = 0
 
@@ -203,39 +200,72 @@ class _Line:
     def fit(self) -> list[float]:
         """The coefficients."""
         if not self._kinds:
-            return [float(x) for x in self._prior]
-        kinds = list(self._kinds.values())
-        features = np.array([kind.features for kind in kinds])
-        times = np.array([kind.step_us for kind in kinds])
-        trust = np.sqrt(np.minimum([kind.num_steps for kind in kinds], KEPT_STEPS) / KEPT_STEPS)
+            return list(self._prior)
         # Relative errors, coefficients in units of their scales.
-        rows = features * self._scales / times[:, None]
-        prior = self._prior / self._scales
+        rows = [
+            [x * scale / kind.step_us for x, scale in zip(kind.features, self._scales, strict=True)]
+            for kind in self._kinds.values()
+        ]
+        trust = [(min(k.num_steps, KEPT_STEPS) / KEPT_STEPS) ** 0.5 for k in self._kinds.values()]
+        prior = [x / scale for x, scale in zip(self._prior, self._scales, strict=True)]
         weights = trust
         answer = prior
         for _ in range(NUM_REWEIGHTINGS):
             answer = _solve(rows, weights, prior)
-            errors = np.abs(rows @ answer - 1.0)
-            weights = trust * np.minimum(1.0, OUTLIER_SHARE / np.maximum(errors, 1e-9))
-        return [float(x) for x in answer * self._scales]
+            weights = [
+                share * min(1.0, OUTLIER_SHARE / max(abs(_dot(row, answer) - 1.0), 1e-9))
+                for row, share in zip(rows, trust, strict=True)
+            ]
+        return [x * scale for x, scale in zip(answer, self._scales, strict=True)]
+
+
+def _dot(left: Sequence[float], right: Sequence[float]) -> float:
+    return sum(x * y for x, y in zip(left, right, strict=True))
 
 
 def _solve(
-    rows: NDArray[np.float64], weights: NDArray[np.float64], prior: NDArray[np.float64]
-) -> NDArray[np.float64]:
+    rows: Sequence[Sequence[float]], weights: Sequence[float], prior: Sequence[float]
+) -> list[float]:
     """Minimises sum(weights (rows x - 1)^2) + PRIOR_WEIGHT |x - prior|^2 over x >= 0.
 
     Coefficients that come out negative are taken out one by one, the most negative first.
     """
-    weighted = rows * weights[:, None]
-    normal = rows.T @ weighted + PRIOR_WEIGHT * np.eye(len(prior))
-    right = weighted.sum(axis=0) + PRIOR_WEIGHT * prior
-    free = list(range(len(prior)))
-    answer = np.zeros(len(prior))
+    size = len(prior)
+    normal = [[PRIOR_WEIGHT * (i == j) for j in range(size)] for i in range(size)]
+    right = [PRIOR_WEIGHT * x for x in prior]
+    for row, weight in zip(rows, weights, strict=True):
+        for i in range(size):
+            weighted = weight * row[i]
+            right[i] += weighted
+            line = normal[i]
+            for j in range(size):
+                line[j] += weighted * row[j]
+    free = list(range(size))
+    answer = [0.0] * size
     while free:
-        part = np.linalg.solve(normal[np.ix_(free, free)], right[free])
-        if part.min() >= 0:
-            answer[free] = part
+        part = _eliminate([[normal[i][j] for j in free] + [right[i]] for i in free])
+        if min(part) >= 0:
+            for i, x in zip(free, part, strict=True):
+                answer[i] = x
             return answer
-        del free[int(part.argmin())]
+        del free[part.index(min(part))]
+    return answer
+
+
+def _eliminate(lines: list[list[float]]) -> list[float]:
+    """Solves a few linear equations, each with its right side last, by Gauss with pivots."""
+    size = len(lines)
+    for at in range(size):
+        pivot = max(range(at, size), key=lambda i: abs(lines[i][at]))
+        lines[at], lines[pivot] = lines[pivot], lines[at]
+        head = lines[at]
+        for line in lines[at + 1 :]:
+            factor = line[at] / head[at]
+            for j in range(at, size + 1):
+                line[j] -= factor * head[j]
+    answer = [0.0] * size
+    for at in reversed(range(size)):
+        line = lines[at]
+        rest = sum(line[j] * answer[j] for j in range(at + 1, size))
+        answer[at] = (line[size] - rest) / line[at]
     return answer

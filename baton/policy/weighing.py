@@ -15,6 +15,9 @@ MISS_FROM, MISS_TO = 0.8, 1.2
 """A target is surely met below the first and surely missed above the second share of it: what is
 predicted is some 20 % off."""
 
+LATE_WEIGHT = 0.1
+"""What waiting weighs once the target is missed: others must not be harmed to save what is lost."""
+
 
 @dataclass(frozen=True, slots=True)
 class Aims:
@@ -39,9 +42,11 @@ class Aims:
 
 
 def miss_share(predicted_ms: float, target_ms: float) -> float:
-    """How likely a target is missed: 0 to 1, linear between `MISS_FROM` and `MISS_TO` of it."""
-    share = (predicted_ms / target_ms - MISS_FROM) / (MISS_TO - MISS_FROM)
-    return 0.0 if share < 0 else min(share, 1.0)
+    """How likely a target is missed, linear from 0 at `MISS_FROM` of it to 1 at `MISS_TO`.
+
+    It goes on above 1: how far a worker is behind matters for those that come after this request.
+    """
+    return max(0.0, (predicted_ms / target_ms - MISS_FROM) / (MISS_TO - MISS_FROM))
 
 
 # Neither is frozen, that takes three times as long to make. Nobody changes one.
@@ -170,10 +175,11 @@ def weigh(
     ttft_ms = decode.room_ms + prompt.ready_ms + handoff_ms + join_ms
     itl_ms = decode.itl_ms + stall_ms / aims.output_tokens
     missed = miss_share(itl_ms, config.target_itl_ms)
-    own_missed = missed if aims.itl_ms == config.target_itl_ms else miss_share(itl_ms, aims.itl_ms)
+    own_missed = min(1.0, miss_share(itl_ms, aims.itl_ms))
     itl_misses = num_streams * (missed - decode.missed_before) + own_missed
     view = state.view
     failure_ms = view.failure_ms + (prefill.state.view.failure_ms if prefill is not None else 0.0)
+    late_ms = max(0.0, ttft_ms - MISS_TO * aims.ttft_ms)
     terms = (
         decode.room_ms,
         prompt.queue_ms,
@@ -183,7 +189,8 @@ def weigh(
         join_ms,
         config.stall_weight * num_streams * stall_ms,
         decode.share_ms,
-        aims.miss_ms * miss_share(ttft_ms, aims.ttft_ms),
+        aims.miss_ms * min(1.0, miss_share(ttft_ms, aims.ttft_ms)),
+        (LATE_WEIGHT - 1.0) * late_ms,
         aims.miss_ms * itl_misses,
         failure_ms,
     )
@@ -211,6 +218,7 @@ TERMS = (
     "stall",
     "share",
     "miss_ttft",
+    "late",
     "miss_itl",
     "failure",
 )

@@ -9,7 +9,7 @@ from rich.console import Console
 from baton.cli.explain import tell
 from baton.errors import EngineFailed
 from baton.request import FinishReason, SequenceTimings
-from baton.rpc.handlers import StatusInterceptor
+from baton.rpc.status import StatusInterceptor
 from baton.v1 import explain_pb2 as pb
 from baton.v1 import explain_pb2_grpc as stubs
 from services.gateway import decisions
