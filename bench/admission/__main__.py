@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -27,8 +29,8 @@ from bench.stats import milliseconds
 from bench.system import SystemSpec, running_system
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-LIMIT_S = 900.0
-LOADS = (0.7, 0.9, 1.0, 1.25, 1.5, 2.0)
+LIMIT_S = 400.0
+LOADS = (0.7, 1.0, 1.25, 1.5, 2.0)
 QUICK_LOADS = (1.0, 1.5)
 SATURATING_CLIENTS = 48
 SATURATING_S = 8.0
@@ -53,7 +55,8 @@ class Shape:
     gateways: int = 1
 
 
-SHAPES = (Shape("1 decode", 0, 1), Shape("1 prefill, 1 decode", 1, 1))
+ONE = Shape("1 decode", 0, 1)
+PAIR = Shape("1 prefill, 1 decode", 1, 1)
 SHARED = Shape("2 decode, 2 gateways", 0, 2, 2)
 
 
@@ -142,7 +145,7 @@ async def measure_shape(run: Run, shape: Shape, loads: Sequence[float]) -> Table
         f"saturation: {rate:.2f} answers/s from {SATURATING_CLIENTS} clients without a pause",
         f"good: first token within {TARGETS.ttft_s:g} s of when the request was due, mean time "
         f"between tokens at most {TARGETS.itl_s * 1e3:g} ms, whole",
-        f"Poisson arrivals for {seconds:g} s, the first fifth not counted; prompts of 128 to 1,024 "
+        f"Poisson arrivals for {seconds:g} s, the first fifth not counted; prompts of 128 to 960 "
         "random tokens, answers of 8 to 32",
     )
     return Table(f"Goodput over load: {shape.name}", ("arm", *COLUMNS), tuple(rows), notes)
@@ -179,19 +182,69 @@ async def measure_tenants(run: Run, shape: Shape, load: float) -> Table:
     return Table(title, ("arm", "tenant", *COLUMNS), tuple(rows), notes)
 
 
-async def measure(run: Run) -> list[Table]:
-    """All tables."""
+class Part(StrEnum):
+    """What can be measured alone."""
+
+    ONE = "one"
+    PAIR = "pair"
+    SHARED = "shared"
+    TENANTS = "tenants"
+
+
+async def measure(run: Run, part: Part) -> Table:
+    """One part's table."""
     loads = run.size(LOADS, QUICK_LOADS)
-    shapes = run.size(SHAPES, SHAPES[:1])
-    run.steps.begin("admission", len(ARMS) * (len(shapes) + 2))
-    tables = [await measure_shape(run, shape, loads) for shape in shapes]
-    tables.append(await measure_shape(run, SHARED, (1.0, 1.5)))
-    tables.append(await measure_tenants(run, SHAPES[0], 3.0))
-    return tables
+    match part:
+        case Part.ONE:
+            return await measure_shape(run, ONE, loads)
+        case Part.PAIR:
+            return await measure_shape(run, PAIR, QUICK_LOADS)
+        case Part.SHARED:
+            return await measure_shape(run, SHARED, QUICK_LOADS)
+        case Part.TENANTS:
+            return await measure_tenants(run, ONE, 3.0)
+
+
+async def measure_parts(run: Run, parts: Sequence[Part]) -> list[PartResult]:
+    """Each with how busy the machine was around it."""
+    run.steps.begin("admission", len(ARMS) * len(parts))
+    results = []
+    for part in parts:
+        load, began = load_average(), time.monotonic()
+        async with asyncio.timeout(LIMIT_S):
+            table = await measure(run, part)
+        result = PartResult(part.value, time.monotonic() - began, load, load_average(), (table,))
+        run.console.print(to_terminal(result))
+        results.append(result)
+    return results
+
+
+def kept(path: Path, measured: Sequence[PartResult]) -> list[PartResult]:
+    """The parts of an earlier run that this one has not measured again, and those it has."""
+    found = {part.name: part for part in measured}
+    if path.exists():
+        for raw in json.loads(path.read_text())["parts"]:
+            tables = tuple(
+                Table(
+                    table["title"],
+                    tuple(table["columns"]),
+                    tuple(map(tuple, table["rows"])),
+                    tuple(table["notes"]),
+                )
+                for table in raw["tables"]
+            )
+            found.setdefault(raw["name"], PartResult(**{**raw, "tables": tables}))
+    return [found[part.value] for part in Part if part.value in found]
 
 
 def main(
     *,
+    only: Annotated[
+        list[Part] | None,
+        typer.Option(
+            help="Measure only this and keep the other results; repeatable.", show_default="all"
+        ),
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A small run: shows that it works, not how well.")
     ] = False,
@@ -205,15 +258,11 @@ def main(
     async def work() -> int:
         command = " ".join(["python -m bench.admission", *sys.argv[1:]])
         machine = describe_machine() | {"command": command}
-        load, began = load_average(), time.monotonic()
         with Steps(console) as steps:
-            async with asyncio.timeout(LIMIT_S):
-                tables = await measure(Run(quick, steps, console))
-        seconds = time.monotonic() - began
-        part = PartResult("Admission", seconds, load, load_average(), tuple(tables))
-        console.print(to_terminal(part))
-        report = Report(machine, quick, (part,), "Admission under overload")
-        write(report, out, "admission-quick" if quick else "admission", console)
+            parts = await measure_parts(Run(quick, steps, console), only or list(Part))
+        stem = "admission-quick" if quick else "admission"
+        parts = kept(out / f"{stem}.json", parts)
+        write(Report(machine, quick, tuple(parts), "Admission under overload"), out, stem, console)
         return 0
 
     try:
