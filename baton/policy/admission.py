@@ -14,7 +14,7 @@ from baton.policy.fetch import Rate
 OUTPUT_WEIGHT = 2.0
 """A token of the answer costs as much as so many of the prompt; the virtual token counter's weights
 (Sheng et al., 2024)."""
-TARGET_SHARE = 0.9
+TARGET_SHARE = 0.95
 """Of its target that a request may be predicted to take: the rest is for what nobody foresees."""
 FIXED_TOKENS = 64.0
 """What a first token costs whatever the prompt's length, in prompt tokens."""

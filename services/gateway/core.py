@@ -31,6 +31,8 @@ RETRY_AFTER_SECONDS = 1.0
 MOVE_PAUSE_SECONDS = 0.1
 """Before a second move of the same sample; doubles with each further one."""
 TOKENIZER_THREADS = 2
+MAX_LONG_TEXTS = 64
+"""Running in these threads or waiting for one; each at most as long as a door lets in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Core:
         self._requests: set[Request] = set()
         self._claims = Claims()
         self._num_admitted = 0
+        self._num_encoding = 0
         self._moves: set[asyncio.Task[None]] = set()
         self._is_empty = asyncio.Event()
         self._is_empty.set()
@@ -108,13 +111,24 @@ class Core:
     async def encode(
         self, text: ModelText, prompt: str, add_special_tokens: bool = True
     ) -> TokenIds:
-        """Tokenises, in a thread where that takes longer than handing it over."""
+        """Tokenises, long texts in a thread. Raises `Overloaded` when too many of them wait."""
         if text.encoder.is_quick(prompt):
             return text.encode_packed(prompt, add_special_tokens)
+        if self._num_encoding >= MAX_LONG_TEXTS:
+            metrics.shed.labels("full").inc()
+            raise Overloaded(
+                f"{self._num_encoding} long texts wait to be tokenised, the limit; come back in "
+                f"{RETRY_AFTER_SECONDS:g} s",
+                retry_after_s=RETRY_AFTER_SECONDS,
+            )
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._threads, text.encode_packed, prompt, add_special_tokens
-        )
+        self._num_encoding += 1
+        try:
+            return await loop.run_in_executor(
+                self._threads, text.encode_packed, prompt, add_special_tokens
+            )
+        finally:
+            self._num_encoding -= 1
 
     async def guide_fault(self, model: str, guide: Guide) -> str:
         """Why a model cannot follow a guide; empty: it can."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
 from baton.errors import DeadlineExceeded, Overloaded
 from baton.request import FinishReason
+from baton.tokens import TokenIds
 from services.gateway.admission import AdmissionSettings
+from services.gateway.core import MAX_LONG_TEXTS
 from services.gateway.tenants import TenantEntry, Tenants, TenantsFile
 from services.gateway.types import Visitor
 from tests.support.fake_decode import eventually
@@ -244,3 +247,25 @@ async def test_a_request_that_ends_in_the_moment_it_is_let_in_gives_its_place_ba
         assert (await second).text() == "the"
         await asyncio.wait([running, first])
         assert world.admission.num_waiting == 0
+
+
+async def test_long_texts_wait_for_tokeniser_threads_up_to_a_limit(model_folder, monkeypatch):
+    async with open_world(model_folder) as world:
+        gate = threading.Event()
+
+        def slow(*_):
+            gate.wait(5)
+            return TokenIds.of([1])
+
+        monkeypatch.setattr(type(world.text), "encode_packed", slow)
+        text = "word " * 200_000
+        tasks = [
+            asyncio.create_task(world.core.encode(world.text, text)) for _ in range(MAX_LONG_TEXTS)
+        ]
+        await asyncio.sleep(0)
+
+        with pytest.raises(Overloaded, match="64 long texts"):
+            await world.core.encode(world.text, text)
+        gate.set()
+        await asyncio.gather(*tasks)
+        assert await world.core.encode(world.text, text)
