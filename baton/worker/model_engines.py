@@ -56,7 +56,14 @@ def _load(settings: WorkerSettings, device: str) -> LoadedModel:
     dtype = settings.dtype
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
-    return load_model(settings.model, device, dtype, ops, weights=settings.weights)
+    return load_model(
+        settings.model,
+        device,
+        dtype,
+        ops,
+        weights=settings.weights,
+        is_invariant=settings.batch_invariant,
+    )
 
 
 def _make_layout(model: LoadedModel, settings: WorkerSettings) -> KvLayout:

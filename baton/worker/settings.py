@@ -47,6 +47,9 @@ class WorkerSettings(ServiceSettings):
     """Most sequences in one engine step."""
     kernels: str = ""
     """Forces implementations: `reference`, or `rms_norm=reference,…`; empty: the device's own."""
+    batch_invariant: bool = False
+    """Whether a sequence's tokens and log-probabilities are the same, bit for bit, whatever runs
+    beside it, wherever its prompt is computed and in whichever chunks; slower on a GPU."""
     kvstore: Addresses = ()
     """Addresses of kvstores to offer blocks to and fetch them from."""
     transports: Words = TRANSPORTS

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from baton.engine.model.batch import Batch
 from baton.engine.model.config import ModelConfig
+from baton.engine.model.invariant import PIECE_LEN, TiledLinear, in_tiles
 from baton.engine.model.rope import Rope
 from kernels import Ops
 from kernels.native.decoder import DecoderShape, DecoderStep, DecoderWeights, LayerWeights
@@ -31,8 +32,8 @@ class Linear:
         return F.linear(x, self.weight, self.bias)
 
 
-Projection: TypeAlias = Linear | PackedMatrix
-"""Packed where native kernels run."""
+Projection: TypeAlias = Linear | PackedMatrix | TiledLinear
+"""Packed where native kernels run, tiled where no bit may depend on the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,22 @@ class Transformer:
     """Computes logits and fills the arena. Holds no state between steps."""
 
     def __init__(
-        self, config: ModelConfig, weights: Weights, ops: Ops, *, fuses: bool = True
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        ops: Ops,
+        *,
+        fuses: bool = True,
+        is_invariant: bool = False,
     ) -> None:
-        """Packed weights and native ops make a step one call; not without `fuses`."""
+        """Packed weights and native ops make a step one call; not without `fuses`.
+
+        With `is_invariant` the logits of a token are the same bits whatever else is in the batch
+        and however its prompt is cut into chunks. Native float32 steps are so in any case.
+        """
         self._config = config
-        self._weights = weights
+        self._weights = in_tiles(weights) if is_invariant else weights
+        self._piece_len = PIECE_LEN if is_invariant else None
         self._ops = ops
         self._rope = Rope(config.rope, config.head_dim, str(weights.norm.device))
         self._scale = config.head_dim**-0.5
@@ -94,7 +106,7 @@ class Transformer:
         ops, eps = self._ops, self._config.norm_eps
         rotary = self._rope.at(batch.positions)
         slots = Slots(batch.slot_blocks, batch.slot_offsets)
-        attention = _attention_batch(batch)
+        attention = _attention_batch(batch, self._piece_len)
         if self._step is not None:
             return self._step(batch.token_ids, rotary, slots, attention, batch.sample_rows, kv)
         residual = self._embed(batch.token_ids)
@@ -145,11 +157,12 @@ def _fused(config: ModelConfig, weights: Weights) -> DecoderStep | None:
     return DecoderStep(packed, shape)
 
 
-def _attention_batch(batch: Batch) -> AttentionBatch:
+def _attention_batch(batch: Batch, piece_len: int | None) -> AttentionBatch:
     return AttentionBatch(
         block_tables=batch.block_tables,
         query_start=batch.query_start,
         context_lens=batch.context_lens,
         query_lens=batch.query_lens,
         host_context_lens=batch.host_context_lens,
+        piece_len=piece_len,
     )

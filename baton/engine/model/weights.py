@@ -52,11 +52,14 @@ def load_model(
     ops: Ops,
     on_progress: Progress | None = None,
     weights: str = "auto",
+    *,
+    is_invariant: bool = False,
 ) -> LoadedModel:
     """Loads a folder; `dtype` is float32, bfloat16, float16, or auto for the checkpoint's own.
 
     `weights` says what native kernels hold projections in: float32, bfloat16 or int8. Auto holds
-    them in bfloat16 where the checkpoint does, which is exact, else in float32. Raises ModelError,
+    them in bfloat16 where the checkpoint does, which is exact, else in float32. With
+    `is_invariant` no bit of a token's logits depends on its batch or chunks. Raises ModelError,
     naming what was found and what is needed, if the folder cannot be served.
     """
     folder = Path(folder)
@@ -74,7 +77,7 @@ def load_model(
         name = _name(fingerprint(config, checkpoint.files), stored, checkpoint.form)
     return LoadedModel(
         config=config,
-        transformer=Transformer(config, built, ops),
+        transformer=Transformer(config, built, ops, is_invariant=is_invariant),
         ops=ops,
         fingerprint=name,
         eos_token_ids=config.eos_token_ids,
