@@ -18,8 +18,6 @@ TARGET_SHARE = 0.95
 """Of its target that a request may be predicted to take: the rest is for what nobody foresees."""
 FIXED_TOKENS = 64.0
 """What a first token costs whatever the prompt's length, in prompt tokens."""
-PRIOR_TOKENS_PER_S = 5000.0
-"""Prompt tokens that a worker computes, before any were measured."""
 LEARNING_SHARE = 0.05
 """Weight of one request in the means of answers, cached shares and prediction errors."""
 MIN_BIAS, MAX_BIAS = 0.5, 4.0
@@ -43,6 +41,8 @@ class Pool:
     """Sequences in flight: those of an engine step and an eighth that is about to begin."""
     num_tokens: float = 1024.0
     """Prompt tokens sent and not computed: enough that no worker is idle between two steps."""
+    tokens_per_s: float = 0.0
+    """Prompt tokens that one worker computes, by what the workers have learnt; 0: nothing yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +100,12 @@ class Patience:
 
 
 class Forecast:
-    """What one pool has shown so far. Predicts nothing of waits before it has measured."""
+    """What one pool has shown so far. What was not measured takes no time: nobody is refused on a
+    guess.
+    """
 
-    def __init__(self, tokens_per_s: float = PRIOR_TOKENS_PER_S) -> None:
-        self._start = Rate(tokens_per_s)
+    def __init__(self) -> None:
+        self._start: Rate | None = None
         self._start_error = 0.0
         self._drain: Rate | None = None
         self._uncached_share = 1.0
@@ -121,8 +123,15 @@ class Forecast:
 
     def start_s(self, num_tokens: float, num_ahead: float, num_workers: int) -> float:
         """From being sent to the first token, behind so many tokens over all workers."""
+        if self._start is None:
+            return 0.0
         work = FIXED_TOKENS + num_tokens + num_ahead / max(1, num_workers)
         return (1.0 + self._start_error) * work / self._start.per_second
+
+    def told(self, tokens_per_s: float) -> None:
+        """Workers say that one of them computes so much; counts until first tokens have come."""
+        if self._start is None and tokens_per_s > 0:
+            self._start = Rate(tokens_per_s)
 
     def wait_s(self, tenant: str, band: int, work_ahead: float) -> float:
         """Until so much work that is served first has been; 0 while nothing was measured."""
@@ -143,6 +152,8 @@ class Forecast:
         if seconds <= 0:
             return
         work = FIXED_TOKENS + num_tokens + num_ahead / max(1, num_workers)
+        if self._start is None:
+            self._start = Rate(work / seconds)
         error = min(abs(seconds * self._start.per_second / work - 1.0), MAX_ERROR)
         self._start_error += LEARNING_SHARE * (error - self._start_error)
         self._start.observe(work, seconds)
@@ -173,7 +184,8 @@ class Forecast:
 
     def refused(self) -> None:
         """Nothing is learnt from a request that isn't sent: the next ones get another chance."""
-        self._start.relax()
+        if self._start is not None:
+            self._start.relax()
         self._start_error *= 1.0 - LEARNING_SHARE
 
 

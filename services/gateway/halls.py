@@ -146,6 +146,7 @@ class Hall:
         if now - self._seen_at > POOL_AGE_S:
             self._pool = self._look(self.model, self.inside.num_sequences, self.inside.num_tokens)
             self._seen_at = now
+            self.forecast.told(self._pool.tokens_per_s)
         return self._pool
 
     def take(self, ticket: Ticket) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from baton.policy.admission import Pool
+from baton.policy.learned import Learned
 from baton.registry.bookings import BookingBoard
 from baton.registry.records import LoadRecord
 from baton.request import Role
@@ -36,6 +37,7 @@ class FleetPools:
         directory = self._fleet.directory
         away = self._fleet.unreachable()
         num_workers = num_sequences = num_tokens = reported = promised = 0
+        rates: list[float] = []
         for record in directory.workers.values():
             is_able = record.role is not Role.KVSTORE and not record.is_draining
             if record.model != model or not is_able or record.worker_id in away:
@@ -43,6 +45,8 @@ class FleetPools:
             load = directory.loads.get(record.worker_id, _NO_LOAD)
             num_workers += 1
             num_tokens += STEPS_AHEAD * load.learned.max_batch_tokens
+            if load.learned.steps.num_steps:
+                rates.append(_tokens_per_s(load.learned))
             promised += self._board.promised(record.worker_id).num_tokens
             if record.role is Role.DECODE:
                 step = load.learned.max_sequences
@@ -57,4 +61,11 @@ class FleetPools:
             num_workers=num_workers,
             num_sequences=max(num_workers, num_sequences - min(foreign)),
             num_tokens=max(1.0, num_tokens - max(0.0, promised - own_tokens)),
+            tokens_per_s=sum(rates) / len(rates) if rates else 0.0,
         )
+
+
+def _tokens_per_s(learned: Learned) -> float:
+    """Prompt tokens in full steps without other work or much context."""
+    num_tokens = learned.max_batch_tokens
+    return 1e6 * num_tokens / max(1.0, learned.steps.prompt_us(num_tokens, 0, num_tokens))
