@@ -17,10 +17,14 @@ MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 def widen(matrix: Mxfp4, dtype: torch.dtype = torch.float32) -> Tensor:
     """[..., outputs, inputs]; exact in float32 and bfloat16."""
     numbers = torch.tensor(MAGNITUDES + tuple(-each for each in MAGNITUDES))
-    numbers = numbers.to(matrix.values.device)
-    low, high = numbers[(matrix.values & 15).long()], numbers[(matrix.values >> 4).long()]
-    values = torch.stack((low, high), -1).view(*matrix.scales.shape, GROUP)
-    return torch.ldexp(values, matrix.scales[..., None].int() - 127).flatten(-2).to(dtype)
+    byte = torch.arange(256)
+    # A byte's two float32 numbers as one int64: one look-up for both.
+    pairs = torch.stack((numbers[byte & 15], numbers[byte >> 4]), -1).view(torch.int64).flatten()
+    values = pairs.to(matrix.values.device).index_select(0, matrix.values.flatten().int())
+    # A scale's byte is the exponent of a float32.
+    scales = (matrix.scales.int() << 23).view(torch.float32)
+    wide = values.view(torch.float32).view(*scales.shape, GROUP) * scales[..., None]
+    return wide.flatten(-2).to(dtype)
 
 
 def narrow(matrix: Tensor) -> Mxfp4:
