@@ -13,8 +13,14 @@ from baton.registry.contact import Contact, end
 from baton.registry.keys import Keys
 from baton.registry.timing import Timing
 
-FORGET_AFTER_S = 3600.0
-"""Gateways without a refresh for this long leave the list; far above any clock skew."""
+_SWEEP = """
+for i = 2, #KEYS do
+  if redis.call('EXISTS', KEYS[i]) == 0 then redis.call('ZREM', KEYS[1], ARGV[i - 1]) end
+end
+"""
+# One step, lest a gateway that comes between look and removal is taken off the list.
+_NOBODY = ""
+"""Worker id of a promise to nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,12 +231,11 @@ class BookingBoard:
     def _add_own(self, pipe: Pipe) -> None:
         key = self.keys.bookings(self.gateway_id)
         pipe.delete(key)
-        if self._own:
-            fields = {name: _written(self._all_own(name)) for name in self._own}
-            pipe.hset(key, mapping=fields)
-            pipe.pexpire(key, milliseconds(self.timing.lease_s))
+        fields = {name: _written(self._all_own(name)) for name in self._own}
+        # The hash is the gateway's lease too, so it is there without a promise.
+        pipe.hset(key, mapping=fields | {_NOBODY: _written(NOTHING)})
+        pipe.pexpire(key, milliseconds(self.timing.lease_s))
         pipe.zadd(self.keys.gateways, {self.gateway_id: time.time()})
-        pipe.zremrangebyscore(self.keys.gateways, "-inf", time.time() - FORGET_AFTER_S)
 
     async def _read(self, gateways: set[str]) -> dict[str, Promise]:
         if not gateways:
@@ -239,10 +244,23 @@ class BookingBoard:
         for gateway_id in gateways:
             pipe.hgetall(self.keys.bookings(gateway_id))
         total: dict[str, Promise] = defaultdict(Promise)
-        for reply in await pipe.execute():
+        dead = []
+        for gateway_id, reply in zip(gateways, await pipe.execute(), strict=True):
+            if not reply:
+                dead.append(gateway_id)
             for worker_id, value in reply.items():
                 total[worker_id.decode()] += _read(value)
+        total.pop(_NOBODY, None)
+        if dead:
+            await self._sweep(dead)
         return dict(total)
+
+    async def _sweep(self, dead: list[str]) -> None:
+        """Takes gateways whose lease has ended off the list."""
+        names = [self.keys.gateways, *map(self.keys.bookings, dead)]
+        pipe = self._client.pipeline(transaction=False)
+        pipe.eval(_SWEEP, len(names), *names, *dead)
+        await pipe.execute()
 
     async def _withdraw(self) -> None:
         pipe = self._client.pipeline(transaction=True)

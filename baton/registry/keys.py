@@ -9,9 +9,12 @@ from baton.blocks import BlockKey
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Key names under one prefix: several deployments may share a Redis."""
+    """Key names under one prefix: several deployments may share a Redis.
 
-    prefix: str = "baton:"
+    The braces are a hash tag: all keys are in one slot, as transactions over several of them need.
+    """
+
+    prefix: str = "{baton}:"
 
     @property
     def workers(self) -> str:

@@ -77,6 +77,11 @@ class Core:
         """Requests in flight."""
         return self._num_admitted
 
+    @property
+    def staleness_s(self) -> float:
+        """Age of what is known about workers, in seconds."""
+        return self._fleet.directory.staleness_s
+
     def models(self) -> list[ModelInfo]:
         """Models that live decode workers serve."""
         infos = [self._models.info(name, self._fleet.records) for name in self._models.names]

@@ -130,6 +130,10 @@ class Final:
 class Gateway(Protocol):
     """The gateway's heart, which the front doors call. All methods run on the event loop."""
 
+    @property
+    def staleness_s(self) -> float:
+        """Age of what is known about workers, in seconds."""
+
     def models(self) -> list[ModelInfo]:
         """Models that live workers serve; may be empty."""
 

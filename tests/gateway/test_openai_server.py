@@ -239,7 +239,7 @@ async def test_models_are_listed(toy_text: ModelText) -> None:
 
 
 async def test_health_follows_the_models(toy_text: ModelText) -> None:
-    gateway = FakeGateway(toy_text)
+    gateway = FakeGateway(toy_text, staleness_s=1.5)
     async with open_door(gateway) as door:
         healthy = await door.http.get("/health")
         gateway.names.clear()
@@ -247,6 +247,7 @@ async def test_health_follows_the_models(toy_text: ModelText) -> None:
         refused = await door.http.post("/v1/completions", json=BODY)
 
     assert (healthy.status_code, healthy.json()["status"]) == (200, "ok")
+    assert healthy.json()["registry_staleness_seconds"] == 1.5
     assert ill.status_code == 503
     assert ill.json()["reason"] == "no live decode worker serves a model"
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -9,6 +10,7 @@ from redis.asyncio import Redis
 from registry_world import FAST, eventually
 
 from baton.registry.bookings import NOTHING, BookingBoard, Promise
+from baton.registry.contact import end
 from baton.registry.embedded import EmbeddedRedis
 from baton.registry.keys import Keys
 
@@ -160,3 +162,24 @@ async def test_many_bookings_are_told_together(
     await client.aclose()
 
     assert stats["cmdstat_hset"]["calls"] <= 3
+
+
+async def test_a_gateway_that_died_is_swept_off_the_list(
+    make_board: MakeBoard, own_redis: EmbeddedRedis, keys: Keys
+) -> None:
+    client = Redis.from_url(own_redis.url, protocol=2)
+    here, dying = make_board("g0"), make_board("g1")
+    await here.start()
+    await dying.start()
+    dying.book("d0", 10)
+    await eventually(lambda: here.promised("d0") == Promise(1, 10))
+
+    task, dying._task = dying._task, None
+    assert task is not None
+    await end(task)
+    await eventually(lambda: here.promised("d0") == NOTHING)
+    while b"g1" in (listed := await client.zrange(keys.gateways, 0, -1)):
+        await asyncio.sleep(0.01)
+    await client.aclose()
+
+    assert listed == [b"g0"]

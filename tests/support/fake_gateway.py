@@ -46,6 +46,7 @@ class FakeGateway:
     commands: list[GenerateCommand] = field(default_factory=list)
     guides: list[Guide] = field(default_factory=list)
     num_running: int = 0
+    staleness_s: float = 0.0
     num_cancelled: int = 0
     num_chunks: int = 0
 

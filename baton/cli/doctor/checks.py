@@ -10,13 +10,13 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from baton.cli.devices import torch_cuda_version, visible_gpus
 from baton.cli.doctor.finding import Finding, Grade
 from baton.cli.ports import is_free
 from baton.errors import BatonError, ModelError
 from baton.registry.embedded import RedisNotFound, find_server
+from baton.registry.urls import parse_redis_url
 
 _OLDEST_PYTHON, _NEWEST_PYTHON = (3, 11), (3, 13)
 _OLDEST_TORCH, _NEWEST_TORCH = (2, 11), (2, 13)
@@ -62,12 +62,26 @@ def check_redis(redis_url: str) -> list[Finding]:
 
 
 def _ping(redis_url: str) -> Finding:
-    parts = urlsplit(redis_url)
-    place = f"{parts.hostname}:{parts.port or 6379}"
     try:
-        with socket.create_connection(
-            (parts.hostname or "", parts.port or 6379), timeout=3
-        ) as link:
+        place = parse_redis_url(redis_url)
+    except ValueError as error:
+        return Finding(Grade.FAIL, f"{redis_url} names no Redis: {error}")
+    if "path" in place.options:
+        return Finding(Grade.OK, f"{place.options['path']} is a socket; not asked")
+    servers = place.sentinels or (
+        (place.options.get("host", "localhost"), place.options.get("port", 6379)),
+    )
+    findings = [_ping_one(host, port, redis_url) for host, port in servers]
+    # One sentinel is enough.
+    return min(findings, key=lambda finding: finding.grade is not Grade.OK)
+
+
+def _ping_one(host: str, port: int, redis_url: str) -> Finding:
+    place = f"{host}:{port}"
+    try:
+        with socket.create_connection((host, port), timeout=3) as link:
+            if redis_url.startswith("rediss"):
+                return Finding(Grade.OK, f"{place} listens; TLS is not tried")
             link.sendall(b"PING\r\n")
             reply = link.recv(64)
     except OSError as error:

@@ -151,7 +151,11 @@ class _Door:
         if not models:
             reason = "no live decode worker serves a model"
             return json_response({"status": "unavailable", "reason": reason}, 503)
-        return json_response({"status": "ok", "models": models})
+        # Redis away is no illness: requests go on with what is known, as old as this says.
+        age_s = round(self._gateway.staleness_s, 3)
+        return json_response(
+            {"status": "ok", "models": models, "registry_staleness_seconds": age_s}
+        )
 
 
 async def _described(_: Request) -> Response:
