@@ -124,7 +124,7 @@ def test_without_any_server_the_error_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(embedded, "_bundled_server", lambda: None)
+    monkeypatch.setattr(embedded, "bundled_server", lambda: None)
 
     with pytest.raises(RedisNotFound, match="--redis-url"):
         EmbeddedRedis().start()
