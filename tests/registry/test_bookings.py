@@ -89,7 +89,7 @@ async def test_bookings_of_others_arrive_and_leave(make_board: MakeBoard) -> Non
     await eventually(lambda: loads(here, "d1") == (1, 5))
     here.release(booking)
     await eventually(lambda: loads(third, "d0") == (1, 10))
-    assert loads(there, "d0") == (1, 10)
+    await eventually(lambda: loads(there, "d0") == (1, 10))
 
 
 async def test_bookings_of_a_gateway_that_stops_are_gone(make_board: MakeBoard) -> None:
