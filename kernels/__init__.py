@@ -42,7 +42,7 @@ IMPLEMENTATIONS: Mapping[str, tuple[str, ...]] = {
     "silu_mul": ("reference", "native", "cuda"),
     "gelu_tanh_mul": ("reference", "cuda"),
     "take_rows": ("reference", "cuda"),
-    "sample": ("reference", "cpu"),
+    "sample": ("reference", "cpu", "cuda"),
     "pack_blocks": ("reference", "cpu", "cuda"),
     "unpack_blocks": ("reference", "cpu", "cuda"),
     "route_experts": ("reference", "cuda"),

@@ -84,6 +84,12 @@ def _make(
     return logits.to(device), make_rows(rows, device, vocab_size)
 
 
+def _make_strided(device: str, rows: tuple[Row, ...]) -> Arguments:
+    """Rows of logits between which others lie, and that begin at odd places."""
+    logits = (normal((3 * len(rows), 107), seed=5) * 3.0).to(device)[::3, 5:104]
+    return logits, make_rows(rows, device, 99)
+
+
 def _make_tied(device: str, rows: tuple[Row, ...]) -> Arguments:
     """Logits of three values only, half of them forbidden, and zeros of both signs."""
     logits = torch.tensor([0.0, -0.0, 1.0, -torch.inf] * 24).repeat(len(rows), 1)
@@ -134,13 +140,27 @@ _MIXED = (
     Row(seed=8, allowed=tuple(range(1, 101, 2)), top_p=0.9),
 )
 
+_CHUNKED = (
+    Row(seed=11, logprobs_count=3),
+    replace(_GREEDY, allowed=(3, 16_384), logprobs_count=1),
+    Row(seed=12, top_k=50, top_p=0.9),
+    Row(seed=13, top_p=0.8, output_tokens=(16_383, 16_384), presence_penalty=2.0),
+    Row(seed=14, min_p=0.3, bias=((16_384, 4.0),)),
+)
+_ENDS = Row(
+    repetition_penalty=1.5,
+    frequency_penalty=0.4,
+    prompt_tokens=(31, 63, 64, 100, 100),
+    output_tokens=(31, 0, 95, 96, 31),
+    bias=((31, 2.0), (32, 5.0), (100, 3.0)),
+)
 
 # Ids must be equal. Log-probabilities sum the vocabulary in float32, in any order.
 _TOLERANCE = Tolerance(1e-5, 1e-6)
 
 
-def _case(name: str, rows: tuple[Row, ...], **options: Any) -> Case:
-    return Case(name, partial(_make, rows=rows, **options), _TOLERANCE, _observe)
+def _case(name: str, rows: tuple[Row, ...], *, is_large: bool = False, **options: Any) -> Case:
+    return Case(name, partial(_make, rows=rows, **options), _TOLERANCE, _observe, is_large)
 
 
 CASES = (
@@ -151,20 +171,31 @@ CASES = (
     _case(
         "more log-probabilities than tokens", (replace(_GREEDY, logprobs_count=20),), vocab_size=7
     ),
-    _case("one token", _spread(Row(top_k=1, top_p=0.5)), vocab_size=1),
+    _case("one token", _spread(Row(top_k=1, top_p=0.5)), vocab_size=1, is_large=True),
     _case("vocabulary of no multiple of four", _spread(Row()), vocab_size=1003),
     _case("whole vocabulary", _spread(Row(temperature=2.0)), vocab_size=4096),
-    _case("large vocabulary", _spread(Row())[:2], vocab_size=151_936),
+    _case("large vocabulary", _spread(Row())[:2], vocab_size=151_936, is_large=True),
+    _case("vocabulary of two chunks", _CHUNKED, vocab_size=20_001),
+    _case("one token in the second chunk", _CHUNKED[:3], vocab_size=16_385),
+    _case("top-p of a flat row of two chunks", (Row(top_p=0.97),), vocab_size=18_000, scale=0.1),
+    Case("strided rows", partial(_make_strided, rows=_MIXED[:6]), _TOLERANCE, _observe),
+    _case("listed tokens at the ends of words", _spread(_ENDS)[:2]),
     _case("cold", _spread(Row(temperature=1e-4))),
     _case("hot", _spread(Row(temperature=100.0))),
-    _case("top-k 1", _spread(Row(top_k=1))),
+    _case("top-k 1", _spread(Row(top_k=1)), is_large=True),
     _case("top-k beyond the vocabulary", _spread(Row(top_k=5000))),
+    _case(
+        "top-p under a top-k beyond the vocabulary",
+        (Row(top_k=5000, top_p=0.999),),
+        vocab_size=4096,
+        scale=0.1,
+    ),
     _case("top-k of many", _spread(Row(top_k=1500)), vocab_size=4096),
     _case("top-p", _spread(Row(top_p=0.9))),
     _case("top-p of a flat row", _spread(Row(top_p=0.999)), vocab_size=4096, scale=0.1),
-    _case("tiny top-p", _spread(Row(top_p=1e-6))),
+    _case("tiny top-p", _spread(Row(top_p=1e-6)), is_large=True),
     _case("min-p", _spread(Row(min_p=0.1))),
-    _case("min-p 1", _spread(Row(min_p=1.0))),
+    _case("min-p 1", _spread(Row(min_p=1.0)), is_large=True),
     _case("all filters", _spread(Row(top_k=40, top_p=0.9, min_p=0.02)), vocab_size=1000),
     _case("penalties", _spread(_PENALISED)),
     _case("greedy penalties", (replace(_PENALISED, temperature=0.0), _GREEDY)),
@@ -181,12 +212,26 @@ CASES = (
         _spread(Row(allowed=tuple(range(0, 1003, 7)), top_p=0.9)),
         vocab_size=1003,
     ),
-    _case("mask under top-p, few", _spread(Row(allowed=(3000, 5), top_p=0.9)), vocab_size=4099),
+    _case(
+        "mask under top-p, few",
+        _spread(Row(allowed=(3000, 5), top_p=0.9)),
+        vocab_size=4099,
+        is_large=True,
+    ),
     _case("mask under min-p", _spread(Row(allowed=(7, 40, 41, 77), min_p=0.1))),
     _case("mask under bias", _spread(Row(allowed=(7, 8), bias=((7, -50.0), (9, 100.0))))),
     _case("mask under penalties", _spread(replace(_PENALISED, allowed=(7, 8, 50, 51)))),
     _case("bias under penalties", _spread(replace(_PENALISED, bias=((7, 3.0), (50, -3.0))))),
-    Case("equal logits", partial(_make_tied, rows=_spread(Row(top_k=30))), _TOLERANCE, _observe),
+    Case(
+        "equal logits", partial(_make_tied, rows=_spread(Row(top_k=30))[:3]), _TOLERANCE, _observe
+    ),
+    # Of 24 equal ones 21 reach half of the mass.
+    Case(
+        "equal logits under top-p",
+        partial(_make_tied, rows=_spread(Row(top_p=0.5))[:2]),
+        _TOLERANCE,
+        _observe,
+    ),
     Case("equal greedy logits", partial(_make_tied, rows=(_GREEDY,)), _TOLERANCE, _observe),
     Case(
         "equal log-probabilities",

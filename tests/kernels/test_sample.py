@@ -13,15 +13,38 @@ from torch import Tensor
 
 import kernels
 from kernels.case import normal
-from kernels.sample import Sampled
+from kernels.sample import Sampled, SampleRows
 from kernels.sample.cases import Row, make_rows
 
 NUM_DRAWS = 1500
 
 
-@pytest.fixture(params=kernels.IMPLEMENTATIONS["sample"])
+def _on_gpu(rows: SampleRows) -> SampleRows:
+    def moved(value: Any) -> Any:
+        return value.cuda() if isinstance(value, Tensor) else value
+
+    fields = {field: getattr(rows, field) for field in SampleRows.__dataclass_fields__}
+    return SampleRows(
+        **{
+            name: tuple(map(moved, value)) if isinstance(value, tuple) else moved(value)
+            for name, value in fields.items()
+        }
+    )
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.gpu) if name == "cuda" else name
+        for name in kernels.IMPLEMENTATIONS["sample"]
+    ]
+)
 def run(request: pytest.FixtureRequest) -> Any:
-    return import_module(f"kernels.sample.{request.param}").run
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    run = import_module(f"kernels.sample.{request.param}").run
+    if request.param != "cuda":
+        return run
+    return lambda logits, rows: run(logits.cuda(), _on_gpu(rows))
 
 
 @pytest.fixture(params=[1, 2])
