@@ -12,7 +12,16 @@ import triton
 import triton.language as tl
 
 from kernels.sample.cuda.scan import is_filtered
-from kernels.sample.cuda.values import LOWEST_KEY, gumbel, key_of, scaled, value_of, words_of
+from kernels.sample.cuda.values import (
+    LOWEST_KEY,
+    MIN_P,
+    TOP_P,
+    gumbel,
+    key_of,
+    scaled,
+    value_of,
+    words_of,
+)
 
 NUM_WARPS = 8
 # Candidates looked at together: at common settings all that a row has. 64 groups of 32.
@@ -234,8 +243,8 @@ def choose_kernel(
         lists = (listed_ptr, occurrences_ptr, bias_ptr)
         top, total = top_and_total(facts_ptr + at, num_facts, is_chunk)
         top_k = tl.minimum(tl.load(counts_ptr + row), vocab_size).to(tl.int32)
-        top_p = tl.load(floats_ptr + num_rows + row)
-        min_p = tl.load(floats_ptr + 2 * num_rows + row)
+        top_p = tl.load(floats_ptr + TOP_P * num_rows + row)
+        min_p = tl.load(floats_ptr + MIN_P * num_rows + row)
         is_top_k, is_top_p = (top_k > 0) & (top_k < vocab_size), top_p < 1
         wide_row, num_groups = row.to(tl.int64), num_chunks * COLUMNS
         logits_at = logits_ptr + wide_row * row_stride

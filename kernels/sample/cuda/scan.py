@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.sample.cuda.values import gumbel, scaled, words_of
+from kernels.sample.cuda.values import MIN_P, TOP_P, gumbel, scaled, words_of
 
 # A chunk is 32 lines of 512 tokens, read 4 at a time: a thread of 128 holds 4 columns, so that
 # maxima over lines need no exchange. Column c of a chunk's lines is one group of 32 tokens. With 8
@@ -20,8 +20,8 @@ NUM_WARPS = 4
 def is_filtered(row, num_rows, vocab_size, floats_ptr, counts_ptr):
     """Whether a row draws from a part of its tokens."""
     temperature = tl.load(floats_ptr + row)
-    top_p = tl.load(floats_ptr + num_rows + row)
-    min_p = tl.load(floats_ptr + 2 * num_rows + row)
+    top_p = tl.load(floats_ptr + TOP_P * num_rows + row)
+    min_p = tl.load(floats_ptr + MIN_P * num_rows + row)
     top_k = tl.load(counts_ptr + row)
     return (temperature > 0) & (((top_k > 0) & (top_k < vocab_size)) | (top_p < 1) | (min_p > 0))
 

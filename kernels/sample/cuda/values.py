@@ -5,10 +5,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Of temperature, top-p, min-p, repetition, presence, frequency: rows of `floats`.
-TEMPERATURE, TOP_P, MIN_P, REPETITION, PRESENCE, FREQUENCY = range(6)
-# Of top-k, seed, sample index, output position: rows of `counts`.
-TOP_K, SEED, SAMPLE_INDEX, OUTPUT_POSITION = range(4)
+# Rows of `PackedRows.floats`; temperature is the first.
+TOP_P, MIN_P = tl.constexpr(1), tl.constexpr(2)
+REPETITION, PRESENCE, FREQUENCY = tl.constexpr(3), tl.constexpr(4), tl.constexpr(5)
+# Rows of `PackedRows.counts`; top-k is the first.
+SEED, SAMPLE_INDEX, OUTPUT_POSITION = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 # A prompt's token in the table of occurrences; the bits below count the output's.
 IN_PROMPT = tl.constexpr(1 << 30)
 # The order of -infinity among keys.
@@ -43,9 +44,9 @@ def _listed(x, ids, is_inside, row, at, floats_ptr, num_rows, vocab_size, lists)
     is_listed = is_inside & _bits(listed_ptr + at * num_words, ids, is_inside)
     occurrences = tl.load(occurrences_ptr + at * vocab_size + ids, is_listed, other=0)
     bias = tl.load(bias_ptr + at * vocab_size + ids, is_listed, other=0.0)
-    repetition = tl.load(floats_ptr + 3 * num_rows + row)
-    presence = tl.load(floats_ptr + 4 * num_rows + row)
-    frequency = tl.load(floats_ptr + 5 * num_rows + row)
+    repetition = tl.load(floats_ptr + REPETITION * num_rows + row)
+    presence = tl.load(floats_ptr + PRESENCE * num_rows + row)
+    frequency = tl.load(floats_ptr + FREQUENCY * num_rows + row)
     biased = x + bias
     repeated = tl.where(biased > 0, tl.div_rn(biased, repetition), biased * repetition)
     penalised = tl.where(occurrences != 0, repeated, biased)
@@ -89,9 +90,9 @@ def scaled(
 @triton.jit
 def words_of(groups, row, counts_ptr, num_rows):
     """The four random words of groups of four tokens: see the contract."""
-    seed = tl.load(counts_ptr + num_rows + row)
-    sample = tl.load(counts_ptr + 2 * num_rows + row).to(tl.uint32)
-    position = tl.load(counts_ptr + 3 * num_rows + row).to(tl.uint32)
+    seed = tl.load(counts_ptr + SEED * num_rows + row)
+    sample = tl.load(counts_ptr + SAMPLE_INDEX * num_rows + row).to(tl.uint32)
+    position = tl.load(counts_ptr + OUTPUT_POSITION * num_rows + row).to(tl.uint32)
     counter = groups.to(tl.uint32)
     zeros = counter * 0
     return tl.philox(seed, zeros + position, zeros + sample, counter, zeros)
