@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+import torch
+
 from kernels import native
 from kernels.add_rms_norm import AddRmsNorm
 from kernels.case import difference
@@ -21,7 +23,7 @@ from kernels.launch import is_interpreted
 from kernels.mix_experts import MixExperts
 from kernels.mla_decode import MlaDecode
 from kernels.pack_blocks import PackBlocks
-from kernels.paged_attention import PagedAttention
+from kernels.paged_attention import PagedAttention, StaticAttentionPlan
 from kernels.qk_norm_rope_write import QkNormRopeWrite
 from kernels.rms_norm import RmsNorm
 from kernels.route_experts import RouteExperts
@@ -81,6 +83,21 @@ class Ops:
             for op, names in IMPLEMENTATIONS.items()
             if "native" in names
         )
+
+    def static_attention_plan(
+        self, num_sequences: int, heads: tuple[int, int, int], dtype: torch.dtype, device: str
+    ) -> StaticAttentionPlan | None:
+        """A plan for steps of single tokens that a CUDA graph can read; only `cuda` has one.
+
+        `heads`: query heads, key heads, head_dim.
+        """
+        if self.chosen["paged_attention"] != "cuda":
+            return None
+        module = import_module("kernels.paged_attention.cuda")
+        num_heads, num_kv_heads, head_dim = heads
+        shape = module.Heads(num_heads, num_kv_heads)
+        plan: StaticAttentionPlan = module.StaticPlan(num_sequences, shape, head_dim, dtype, device)
+        return plan
 
 
 def load(device: str, choice: str = "") -> Ops:

@@ -63,7 +63,11 @@ class BatchBuilder:
         return tables
 
     def _to_device(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
+        tensor = torch.from_numpy(array)
+        if self._device.type != "cuda":
+            return tensor
+        # From pinned memory a copy does not wait for what the GPU still computes.
+        return tensor.pin_memory().to(self._device, non_blocking=True)
 
 
 def _tokens(chunks: Mapping[Sequence, int]) -> list[int]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from baton.engine.batch_builder import BatchBuilder
+from baton.engine.decode_graphs import DecodeGraphs
 from baton.engine.model.batch import Batch
 from baton.engine.sampling import Sampler
 from baton.engine.sequence import Sequence
@@ -54,7 +55,11 @@ class ModelLike(Protocol):
 class ModelRunner:
     """A `Runner` on the arena's device."""
 
-    def __init__(self, model: ModelLike, arena: TensorArena) -> None:
+    def __init__(
+        self, model: ModelLike, arena: TensorArena, graphs: DecodeGraphs | None = None
+    ) -> None:
+        """With `graphs` decode steps run in buffers that stay, on a GPU as CUDA graphs."""
+        self._graphs = graphs
         self.vocab_size = model.config.vocab_size
         self.eos_token_ids = frozenset(model.eos_token_ids)
         self._transformer = model.transformer
@@ -66,6 +71,10 @@ class ModelRunner:
         """See `Runner`."""
         drawing = [sequence for sequence, n in chunks.items() if n == sequence.num_uncomputed]
         with torch.inference_mode():
-            logits = self._transformer.forward(self._builder.build(chunks), self._kv)
+            logits = self._forward(self._builder.build(chunks))
             drawn = self._sampler.draw(logits, drawing) if drawing else []
         return dict(zip(drawing, drawn, strict=True))
+
+    def _forward(self, batch: Batch) -> Tensor:
+        logits = None if self._graphs is None else self._graphs.forward(batch)
+        return self._transformer.forward(batch, self._kv) if logits is None else logits

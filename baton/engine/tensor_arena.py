@@ -31,11 +31,19 @@ class TensorArena:
         self.num_blocks = num_blocks
         self.device = torch.device(device)
         self.buffer = buffer
-        self.tensor = self._view_of(buffer) if buffer is not None else self._own()
+        self._whole = self._view_of(buffer) if buffer is not None else self._own()
+        self.tensor = self._whole[:num_blocks]
         self._bytes = None if self.device.type != "cpu" else _bytes_of(self.tensor)
 
+    @property
+    def with_spare(self) -> Tensor:
+        """The tensor and one block more, for rows of a step that are there to fill it up."""
+        if self.buffer is not None:
+            raise ValueError("an arena in memory from outside has no spare block")
+        return self._whole
+
     def _own(self) -> Tensor:
-        shape = (self.num_blocks, *self.layout.block_shape)
+        shape = (self.num_blocks + 1, *self.layout.block_shape)
         return torch.zeros(shape, dtype=_DTYPES[self.layout.dtype], device=self.device)
 
     def _view_of(self, buffer: memoryview) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 
 import kernels
 from baton.blocks import LAYOUT_VERSION, KvLayout, make_namespace
+from baton.engine.decode_graphs import DecodeGraphs
 from baton.engine.engine import Engine
 from baton.engine.model.weights import LoadedModel, load_model
 from baton.engine.runner import ModelRunner
@@ -24,6 +25,7 @@ class ModelEngines:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.device = _pick_device(settings.device)
+        self._has_graphs = settings.cuda_graphs and self.device == "cuda"
         self._model = _load(settings, self.device)
         self.layout = _make_layout(self._model, settings)
         self.context_len = self._model.config.context_len
@@ -40,7 +42,20 @@ class ModelEngines:
     def make_engine(self, config: EngineConfig, buffer: memoryview | None = None) -> Engine:
         """See `EngineSource`."""
         arena = TensorArena(self.layout, config.num_blocks, self.device, buffer)
-        return Engine(ModelRunner(self._model, arena), config, arena)
+        graphs = self._graphs(arena, config) if self._has_graphs else None
+        return Engine(ModelRunner(self._model, arena, graphs), config, arena)
+
+    def _graphs(self, arena: TensorArena, config: EngineConfig) -> DecodeGraphs:
+        model = self._model.config
+        heads = (model.num_heads, model.num_kv_heads, model.head_dim)
+        ops, dtype = self._model.ops, self._model.transformer.dtype
+        limits = (config.max_sequences, config.context_len)
+        return DecodeGraphs(
+            self._model.transformer,
+            arena,
+            limits,
+            lambda num: ops.static_attention_plan(num, heads, dtype, self.device),
+        )
 
 
 def _pick_device(wanted: str) -> str:

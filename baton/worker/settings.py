@@ -50,6 +50,9 @@ class WorkerSettings(ServiceSettings):
     batch_invariant: bool = False
     """Whether a sequence's tokens and log-probabilities are the same, bit for bit, whatever runs
     beside it, wherever its prompt is computed and in whichever chunks; slower on a GPU."""
+    cuda_graphs: bool = False
+    """Whether decode steps on a GPU run as CUDA graphs; not together with --batch-invariant. Off
+    until somebody has run them on a GPU."""
     kvstore: Addresses = ()
     """Addresses of kvstores to offer blocks to and fetch them from."""
     transports: Words = TRANSPORTS
@@ -61,7 +64,9 @@ class WorkerSettings(ServiceSettings):
         return self.model_name or Path(self.model).resolve().name
 
     @validates_model(mode="after")
-    def _has_step_times(self) -> Self:
+    def _fits_together(self) -> Self:
+        if self.cuda_graphs and self.batch_invariant:
+            raise ValueError("--cuda-graphs and --batch-invariant exclude each other")
         if (self.engine == "emulated") != (self.step_times is not None):
             raise ValueError("--step-times and --engine emulated come together or not at all")
         return self

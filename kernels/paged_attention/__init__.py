@@ -70,3 +70,14 @@ class PagedAttention(Protocol):
         variant: Variant = PLAIN,
         /,
     ) -> Tensor: ...
+
+
+class StaticAttentionPlan(Protocol):
+    """An implementation's plan for steps of single tokens, in tensors that stay where they are."""
+
+    @property
+    def plans(self) -> dict[Hashable, object]:
+        """For `AttentionBatch.plans`; always the same."""
+
+    def update(self, context_lens: tuple[int, ...]) -> None:
+        """Plans a step. Ordered with the device's current stream."""

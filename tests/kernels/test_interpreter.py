@@ -70,7 +70,7 @@ def test_kernel_agrees_with_the_reference(ask: Ask, package: str, case: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("module", ["test_paged_attention.py"])
+@pytest.mark.parametrize("module", ["test_paged_attention.py", "test_static_plan.py"])
 def test_properties_hold_in_the_interpreter(module: str) -> None:
     tests = Path(__file__).parent / module
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}

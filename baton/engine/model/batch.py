@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -31,3 +32,5 @@ class Batch:
     """Chunk lengths on the host, so that no kernel waits for the device to learn them."""
     host_context_lens: tuple[int, ...]
     """`context_lens` on the host."""
+    plans: dict[Hashable, object] = field(default_factory=dict, compare=False, repr=False)
+    """See `AttentionBatch.plans`; one that was made ahead for buffers that stay."""

@@ -165,4 +165,5 @@ def _attention_batch(batch: Batch, piece_len: int | None) -> AttentionBatch:
         query_lens=batch.query_lens,
         host_context_lens=batch.host_context_lens,
         piece_len=piece_len,
+        plans=batch.plans,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,16 @@ from kernels.paged_attention import PLAIN, AttentionBatch, Variant
 from kernels.paged_attention.cuda.attend import attend, merge
 from kernels.paged_attention.cuda.config import PARTS_AT_ONCE, Config, configs, fixed_config, padded
 from kernels.paged_attention.cuda.launches import launches
-from kernels.paged_attention.plan import Chunks, Heads, WorkList, plan, tokens_per_tile
+from kernels.paged_attention.plan import (
+    ITEM_FIELDS,
+    MERGE_FIELDS,
+    Chunks,
+    Heads,
+    WorkList,
+    max_counts,
+    plan,
+    tokens_per_tile,
+)
 
 LAUNCHES = launches()
 
@@ -30,6 +40,8 @@ class Work:
     """[num_slots, num_kv_heads, num_rows, head_dim] float32."""
     norms: Tensor
     """[num_slots, num_kv_heads, num_rows] float32."""
+    num_merged_rows: int
+    """Rows of a tile that a merge may have to do with: those of its tokens."""
 
 
 def run(
@@ -74,6 +86,7 @@ def _to_device(config: Config, work: WorkList, q: Tensor, heads: Heads) -> Work:
         merges=packed[size:].view(work.merges.shape),
         parts=torch.empty((*shape, q.shape[2]), dtype=torch.float32, device=q.device),
         norms=torch.empty(shape, dtype=torch.float32, device=q.device),
+        num_merged_rows=int(work.merges[:, 1].max(initial=0)) * heads.group,
     )
 
 
@@ -106,8 +119,48 @@ def _launch(
         num_warps=work.config.num_warps, num_stages=work.config.num_stages, **shared,
     )  # fmt: skip
     if len(work.merges):
-        grid = (tokens_per_tile(tile, Heads(q.shape[1], num_kv_heads)) * group, num_kv_heads)
-        merge[(*grid, len(work.merges))](
+        merge[(work.num_merged_rows, num_kv_heads, len(work.merges))](
             work.parts, work.norms, work.merges, sinks, out,
             PARTS=1 if batch.piece_len else PARTS_AT_ONCE, num_warps=4, **shared,
         )  # fmt: skip
+
+
+class StaticPlan:
+    """Plans of steps of single tokens in tensors that stay where they are, as a CUDA graph needs.
+
+    Grids are those of the largest plan; programs beyond the current one end at once.
+    """
+
+    def __init__(
+        self, num_sequences: int, heads: Heads, head_dim: int, dtype: torch.dtype, device: str
+    ) -> None:
+        place = torch.device(device)
+        self._heads = heads
+        self._config, _ = configs(heads.group, head_dim, dtype.itemsize, place)
+        most_items, most_slots = max_counts(num_sequences, heads, self._config.tile)
+        self._sizes = (most_items * len(ITEM_FIELDS), num_sequences * len(MERGE_FIELDS))
+        self._numbers = torch.zeros(sum(self._sizes), dtype=torch.int32, device=place)
+        items, merges = self._numbers.split(self._sizes)
+        shape = (most_slots, heads.num_kv_heads, self._config.tile.num_rows)
+        work = Work(
+            config=self._config,
+            items=items.view(most_items, len(ITEM_FIELDS)),
+            merges=merges.view(num_sequences, len(MERGE_FIELDS)),
+            parts=torch.empty((*shape, head_dim), dtype=torch.float32, device=place),
+            norms=torch.empty(shape, dtype=torch.float32, device=place),
+            num_merged_rows=heads.group,
+        )
+        self.plans: dict[Hashable, object] = {("cuda", heads.window): (work,)}
+        """For `AttentionBatch.plans`."""
+
+    def update(self, context_lens: tuple[int, ...]) -> None:
+        """Plans a step: one token each for as many sequences as there is room for, or fewer."""
+        chunks = Chunks.of((1,) * len(context_lens), context_lens)
+        work = plan(chunks, self._heads, self._config.tile)
+        numbers = np.zeros(sum(self._sizes), dtype=np.int32)
+        numbers[: work.items.size] = work.items.ravel()
+        numbers[self._sizes[0] :][: work.merges.size] = work.merges.ravel()
+        source = torch.from_numpy(numbers)
+        if self._numbers.is_cuda:
+            source = source.pin_memory()
+        self._numbers.copy_(source, non_blocking=True)
