@@ -115,7 +115,7 @@ def _spread(num_tokens: int, num_experts: int, num_chosen: int) -> tuple[tuple[i
 _MXFP4 = Shape(is_mxfp4=True, hidden=64, inner=32)
 _MANY = Shape(_spread(37, 5, 2), num_experts=5)
 
-# The start-up check is in bfloat16: Triton compiles float32 products slowly, and nobody serves them.
+# The first runs at every start: in bfloat16, since Triton compiles float32 products slowly.
 CASES = (
     _case("bfloat16", Shape(dtype=torch.bfloat16), _BFLOAT16),
     _case("three tokens", Shape()),

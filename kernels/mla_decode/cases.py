@@ -76,7 +76,7 @@ def _case(name: str, shape: Shape, tolerance: Tolerance = _FLOAT32) -> Case:
 
 _MIXED = Shape((1, 3, 4, 5, 33))
 
-# The start-up check is in bfloat16: Triton compiles float32 products slowly, and nobody serves them.
+# The first runs at every start: in bfloat16, since Triton compiles float32 products slowly.
 CASES = (
     _case("bfloat16", replace(_MIXED, dtype=torch.bfloat16), _BFLOAT16),
     _case("uneven lengths", _MIXED),
