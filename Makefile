@@ -7,7 +7,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo up test check fix protos lock bench-serving bench-frontdoor bench-kernels bench-index bench-admission bench-routing doctor install install-dev clean
+.PHONY: help demo up test check fix protos lock bench-serving bench-frontdoor bench-kernels compile-kernels bench-index bench-admission bench-routing doctor install install-dev clean
 
 help: ## this list
 	@echo "Baton: prefill and decode as separate processes."
@@ -61,6 +61,9 @@ bench-admission: install ## measure good work done when more is asked than can b
 
 bench-kernels: install ## measure every kernel against the machine's floor and torch
 	@$(RUN) -m bench.kernels $(ARGS)
+
+compile-kernels: install-dev ## compile Triton kernels for an H200, without one; record registers
+	@$(RUN) -m tools.compiled
 
 bench-routing: install ## measure routing: goodput on traces, decisions per second
 	@$(RUN) -m bench.routing $(ARGS)

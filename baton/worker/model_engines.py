@@ -9,6 +9,7 @@ from baton.blocks import LAYOUT_VERSION, KvLayout, make_namespace
 from baton.engine.decode_graphs import DecodeGraphs
 from baton.engine.engine import Engine
 from baton.engine.model.weights import LoadedModel, load_model
+from baton.engine.profiling import activation_bytes
 from baton.engine.runner import ModelRunner
 from baton.engine.tensor_arena import TensorArena
 from baton.engine.types import EngineConfig
@@ -29,15 +30,19 @@ class ModelEngines:
         self._model = _load(settings, self.device)
         self.layout = _make_layout(self._model, settings)
         self.context_len = self._model.config.context_len
+        self._step_limits = (settings.max_batch_tokens, settings.max_sequences)
 
     @property
     def kv_bytes(self) -> int:
         """See `EngineSource`."""
         if self.device == "cpu":
             return CPU_KV_BYTES
-        # A tenth stays free for activations and the allocator's slack.
+        largest = activation_bytes(
+            self._model.transformer, self.layout, *self._step_limits, self.device
+        )
+        # A twentieth stays free for the allocator's slack, CUDA graphs and libraries' workspaces.
         free, total = torch.cuda.mem_get_info()
-        return max(0, free - total // 10)
+        return max(0, free - largest - total // 20)
 
     def make_engine(self, config: EngineConfig, buffer: memoryview | None = None) -> Engine:
         """See `EngineSource`."""
