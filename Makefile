@@ -7,7 +7,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo up test check fix protos lock bench-serving bench-frontdoor bench-kernels compile-kernels bench-index bench-admission bench-routing doctor install install-dev clean
+.PHONY: help demo up test check fix protos lock bench-serving bench-frontdoor bench-engine bench-kernels compile-kernels bench-index bench-admission bench-routing doctor install install-dev clean
 
 help: ## this list
 	@echo "Baton: prefill and decode as separate processes."
@@ -49,6 +49,9 @@ lock: ## resolve requirements.lock afresh (needs uv)
 
 bench-serving: install ## measure disaggregated against one local engine
 	@$(RUN) -m bench.serving $(ARGS)
+
+bench-engine: install-dev ## measure the engine on this CPU, beside transformers
+	@$(RUN) -m bench.engine $(ARGS)
 
 bench-frontdoor: install ## measure the control path alone: doors, gateway, streams
 	@$(RUN) -m bench.frontdoor $(ARGS)

@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from kernels.native.build import NativeUnavailable
 from kernels.native.library import find, is_available
+from kernels.native.packed import FORMS, Form, PackedMatrix
 
-__all__ = ["NativeUnavailable", "find", "is_available"]
+__all__ = ["FORMS", "Form", "NativeUnavailable", "PackedMatrix", "find", "is_available"]

@@ -34,7 +34,7 @@ class PackedMatrix:
             weight, self._scale = quantise(weight)
         stored = weight.to(getattr(torch, form)).contiguous()
         library = find()
-        self._data = _room(library.baton_packed_size(self.n, self.k), stored.dtype)
+        self._data = room(library.baton_packed_size(self.n, self.k), stored.dtype)
         library.baton_pack(
             stored.data_ptr(), stored.itemsize, self.n, self.k, self._data.data_ptr(), num_threads()
         )
@@ -78,7 +78,7 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (wide / scale[:, None]).round_().to(torch.int8), scale.contiguous()
 
 
-def _room(count: int, dtype: torch.dtype) -> Tensor:
+def room(count: int, dtype: torch.dtype) -> Tensor:
     """Uninitialised memory on huge pages where the system has them: fewer misses of the TLB."""
     size = max(1, count * dtype.itemsize)
     memory = mmap.mmap(-1, -(-size // _HUGE_PAGE) * _HUGE_PAGE if size > _HUGE_PAGE else size)

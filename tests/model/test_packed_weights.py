@@ -65,7 +65,7 @@ def test_no_bit_depends_on_chunks_or_batch_or_threads(
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
 def test_one_call_computes_what_the_ops_compute_one_by_one(tmp_path: Path, kind: str) -> None:
     model = _load(make_checkpoint(tmp_path / "model", kind))
-    weights = model.transformer._weights
+    weights = model.transformer.weights
     apart = Transformer(model.config, weights, model.ops, fuses=False)
 
     expected = PagedModel(_WithTransformer(model, apart), 1).compute({0: TOKENS})
@@ -94,8 +94,8 @@ def test_a_bfloat16_checkpoint_stays_in_bfloat16_and_loses_nothing(
 
     assert torch.equal(_logits(narrow), _logits(wide))
     assert narrow.fingerprint == wide.fingerprint
-    head = narrow.transformer._weights.head
-    assert head.num_bytes * 2 == wide.transformer._weights.head.num_bytes
+    head = narrow.transformer.weights.head
+    assert head.num_bytes * 2 == wide.transformer.weights.head.num_bytes
 
 
 @needs_compiler

@@ -87,6 +87,11 @@ class Transformer:
         self._step = _fused(config, weights) if fuses and ops.is_native else None
 
     @property
+    def weights(self) -> Weights:
+        """What it computes with."""
+        return self._weights
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of weights and activations, and so of keys and values."""
         return self._weights.norm.dtype
