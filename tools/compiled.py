@@ -19,10 +19,10 @@ HEADER = """\
 # Triton kernels, compiled for sm_90a
 
 Compiled ahead of time with triton {triton}; nothing here was run. Made by `make compile-kernels`.
-`wgmma`, `mma` and `cp.async` count instructions in the PTX, not executions. Shared memory is the
-program's own; a Hopper processor has 227 KB for a program, 65,536 registers and 64 warps.
+`wgmma`, `mma` and `cp.async.cg` (16 bytes) count instructions in the PTX, not executions. Shared
+memory is the program's own; a Hopper processor has 227 KB for a program, 65,536 registers and 64 warps.
 
-| op | launch | warps | registers | spilled bytes | shared bytes | wgmma | mma | cp.async |
+| op | launch | warps | registers | spilled bytes | shared bytes | wgmma | mma | cp.async.cg |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 """
 
@@ -44,7 +44,7 @@ def _launches() -> Iterator[tuple[str, Launch]]:
 
 def _row(op: str, launch: Launch) -> str:
     made = compile_launch(launch)
-    counts = (made.ptx.count(text) for text in ("wgmma.mma_async", "mma.sync", "cp.async.c"))
+    counts = (made.ptx.count(text) for text in ("wgmma.mma_async", "mma.sync", "cp.async.cg"))
     sizes = (made.num_registers, made.spill_bytes, made.shared_bytes)
     cells = (op, launch.name, launch.num_warps, *sizes, *counts)
     return "| " + " | ".join(map(str, cells)) + " |"

@@ -70,9 +70,16 @@ def test_kernel_agrees_with_the_reference(ask: Ask, package: str, case: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("module", ["test_paged_attention.py", "test_static_plan.py"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "kernels/test_paged_attention.py",
+        "kernels/test_static_plan.py",
+        "engine/test_interpreted_engine.py",
+    ],
+)
 def test_properties_hold_in_the_interpreter(module: str) -> None:
-    tests = Path(__file__).parent / module
+    tests = ROOT / "tests" / module
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-k", "cuda", "-p", "no:cacheprovider"]
     # The interpreter is not tidy: it reads scalars from arrays of one element, for one.
