@@ -20,7 +20,8 @@ HEADER = """\
 
 Compiled ahead of time with triton {triton}; nothing here was run. Made by `make compile-kernels`.
 `wgmma`, `mma` and `cp.async.cg` (16 bytes) count instructions in the PTX, not executions. Shared
-memory is the program's own; a Hopper processor has 227 KB for a program, 65,536 registers and 64 warps.
+memory is the program's own; a Hopper processor has 227 KB for a program, 65,536 registers and 64
+warps.
 
 | op | launch | warps | registers | spilled bytes | shared bytes | wgmma | mma | cp.async.cg |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
