@@ -55,7 +55,7 @@ async def build(process: Process, settings: Settings) -> None:
     placer = Placer(fleet, board, routing, settings.worker_wait_seconds)
     limits = Limits(settings.max_requests, settings.max_migrations, settings.worker_wait_seconds)
     admission = Admission(
-        FleetPools(fleet, board, settings.worker_sequences),
+        FleetPools(fleet, board, settings.worker_sequences, settings.target_ttft_seconds),
         AdmissionSettings(settings.admission, settings.target_ttft_seconds),
         settings.read_tenants(),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 
 from baton.policy.admission import Pool
 from baton.policy.learned import Learned
@@ -14,7 +15,12 @@ from services.gateway.fleet import Fleet
 BEGINNING_SHARE = 1 / 8
 """Sequences beyond those of an engine step: their prompts are computed while others end."""
 STEPS_AHEAD = 2
-"""Engine steps' worth of prompt tokens that wait at a worker: one runs, one is ready behind it."""
+"""Engine steps' worth of prompt tokens at a worker, at least: one runs, one is ready behind it."""
+AHEAD_S = 0.4
+"""And as many as it computes in this time. Routing needs to see queues to spread prompts over
+prefill and decode workers, and steps that are full: see the decision in docs/architecture.md."""
+AHEAD_SHARE = 0.4
+"""Of the target that requests have by default: what waits at workers is not waited elsewhere."""
 NUM_LOOKS = 5
 """What other gateways have in flight is the least of so many looks: reports are a little old, and
 count sequences that have ended here since."""
@@ -25,8 +31,15 @@ _NO_LOAD = LoadRecord()
 class FleetPools:
     """Looks at the fleet, and at what other gateways do with it."""
 
-    def __init__(self, fleet: Fleet, board: BookingBoard, max_sequences: int = 0) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        board: BookingBoard,
+        max_sequences: int = 0,
+        target_ttft_s: float = 0.0,
+    ) -> None:
         """`max_sequences` per decode worker; 0: what an engine step of it takes, and an eighth."""
+        self._ahead_s = min(AHEAD_S, AHEAD_SHARE * (target_ttft_s or inf))
         self._fleet = fleet
         self._board = board
         self._max_sequences = max_sequences
@@ -44,9 +57,12 @@ class FleetPools:
                 continue
             load = directory.loads.get(record.worker_id, _NO_LOAD)
             num_workers += 1
-            num_tokens += STEPS_AHEAD * load.learned.max_batch_tokens
-            if load.learned.steps.num_steps:
-                rates.append(_tokens_per_s(load.learned))
+            rate = _tokens_per_s(load.learned)
+            num_tokens += max(
+                STEPS_AHEAD * load.learned.max_batch_tokens, round(self._ahead_s * rate)
+            )
+            if rate:
+                rates.append(rate)
             promised += self._board.promised(record.worker_id).num_tokens
             if record.role is Role.DECODE:
                 step = load.learned.max_sequences
@@ -66,6 +82,8 @@ class FleetPools:
 
 
 def _tokens_per_s(learned: Learned) -> float:
-    """Prompt tokens in full steps without other work or much context."""
+    """Prompt tokens in full steps without other work or much context; 0: nothing learnt yet."""
+    if not learned.steps.num_steps:
+        return 0.0
     num_tokens = learned.max_batch_tokens
     return 1e6 * num_tokens / max(1.0, learned.steps.prompt_us(num_tokens, 0, num_tokens))

@@ -285,6 +285,22 @@ async def test_an_error_before_the_first_token_decides_the_status(
     assert door.gateway.num_running == 0
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_request_that_would_be_late_is_refused_before_its_prompt_is_looked_at(
+    door: Door, is_stream: bool
+) -> None:
+    door.gateway.refusal = Overloaded("the line is long", retry_after_s=2.25)
+    # Were it tokenised, it would be refused for its length.
+    body = {**TEXT, "prompt": "word " * 10_000, "stream": is_stream}
+
+    response = await door.http.post("/v1/completions", json=body)
+
+    assert response.status_code == 429
+    assert response.headers["retry-after"] == "3"
+    assert response.headers["retry-after-ms"] == "2250"
+    assert not door.gateway.commands
+
+
 async def test_an_error_in_mid_stream_is_the_last_event(door: Door) -> None:
     door.gateway.error = WorkerLost("the worker is gone")
     door.gateway.fail_at = 3
