@@ -41,6 +41,9 @@ def main(
         DType | None,
         typer.Option(help="Type of tensors.", show_default="float32 on a CPU, else bfloat16"),
     ] = None,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Of a CPU run.", show_default="the cores")
+    ] = 0,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,12 +67,18 @@ def main(
     chosen = dtype or (DType.FLOAT32 if device == "cpu" else DType.BFLOAT16)
     sizes = CPU_SIZES if device == "cpu" else GPU_SIZES
     setting = Setting(device, getattr(torch, chosen.value), sizes)
+    torch.set_num_threads(threads or num_cores())
     try:
         report = _run(setting, tuple(only or ()), console, is_quick=quick)
     except BenchFailed as error:
         console.print(f"\nbenchmark failed: {error}", style="bold red", markup=False)
         sys.exit(1)
-    kinds = (("part", only), ("quick", quick), (chosen.value, dtype))
+    kinds = (
+        (f"{threads}-threads", threads),
+        ("part", only),
+        ("quick", quick),
+        (chosen.value, dtype),
+    )
     stem = "-".join(["kernels", device, *(word for word, is_so in kinds if is_so)])
     write(report, out, stem, console)
     for warning in report.warnings:
@@ -102,7 +111,6 @@ def _describe(setting: Setting) -> dict[str, str]:
     facts = describe_machine() | {"command": " ".join(["python -m bench.kernels", *sys.argv[1:]])}
     facts["sizes"] = f"{setting.sizes.name}; {str(setting.dtype).removeprefix('torch.')}"
     if setting.device == "cpu":
-        torch.set_num_threads(num_cores())
         return facts | {"threads": str(torch.get_num_threads())}
     facts["device"] = torch.cuda.get_device_name(setting.device)
     return facts | {"peers": ", ".join(peers.found()) or "none in this run"}
