@@ -63,3 +63,17 @@ def test_step_times_and_emulated_come_together(model: Path, flags, capsys) -> No
         source_of(model, *flags)
 
     assert "--step-times and --engine emulated come together" in capsys.readouterr().err
+
+
+def test_graphs_and_batch_invariance_exclude_each_other(model: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        source_of(model, "--cuda-graphs", "--batch-invariant")
+
+    assert "--cuda-graphs and --batch-invariant exclude" in capsys.readouterr().err
+
+
+def test_a_batch_invariant_worker_makes_engines(model: Path) -> None:
+    engine = source_of(model, "--batch-invariant").make_engine(EngineConfig(num_blocks=8))
+    engine.add(SequenceSpec("s", (1, 5, 6), 3, SamplingParams(max_tokens=2, ignore_eos=True)))
+
+    assert len([token for _ in range(3) for token in engine.step().tokens]) == 2
