@@ -15,7 +15,7 @@ def gelu_tanh_mul_kernel(gate_up_ptr, out_ptr, row_stride, column_step, width, B
     columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     is_inside = columns < width
     gate_at = gate_up_ptr + row * row_stride + columns * column_step
-    up_at = gate_at + width.to(tl.int64) * column_step
+    up_at = gate_at + width * column_step
     gate = tl.load(gate_at, is_inside, other=0.0, eviction_policy="evict_first").to(tl.float32)
     up = tl.load(up_at, is_inside, other=0.0, eviction_policy="evict_first").to(tl.float32)
     # (1 + tanh(z)) / 2 = 1 / (1 + exp(-2 z)), z = sqrt(2 / pi) * (gate + 0.044715 * gate ** 3).

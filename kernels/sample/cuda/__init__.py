@@ -128,6 +128,9 @@ class _Facts:
 def draw(logits: Tensor, rows: PackedRows) -> Tensor:
     """Token ids [S] int64 on the device, for `logits [S, V]` float32 with dense rows; S > 0."""
     num_rows, vocab_size = logits.shape
+    if vocab_size == 1:
+        # Triton makes a constant of a 1, of which its compiler fails in the second pass.
+        return torch.zeros(num_rows, dtype=torch.int64, device=logits.device)
     facts = _Facts.empty(num_rows, vocab_size, logits.device)
     has = {"HAS_MASKS": rows.masks is not None, "HAS_LISTS": rows.listed is not None}
     settings = (rows.floats, rows.counts, rows.places)

@@ -228,7 +228,7 @@ def top_and_total(facts_at, num_facts, is_chunk):
     return top, tl.sum(tl.where(sums > 0, sums * tl.exp(tops - top), 0.0), axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def choose_kernel(
     logits_ptr, floats_ptr, counts_ptr, places_ptr, masks_ptr, listed_ptr, occurrences_ptr,
     bias_ptr, facts_ptr, best_ids_ptr, groups_ptr, listed_groups_ptr, keys_ptr, ids_ptr, out_ptr,

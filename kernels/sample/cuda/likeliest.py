@@ -44,7 +44,7 @@ def _next(keys_ptr, ids_ptr, num, last_key, last_id):
     return key, tl.min(tl.where(best == key, best_id, 0x7FFFFFFF), axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_top"])
 def likeliest_kernel(
     logits_ptr, sources_ptr, tokens_ptr, facts_ptr, groups_ptr, listed_groups_ptr, keys_ptr,
     ids_ptr, drawn_ptr, logprobs_ptr, top_ids_ptr,

@@ -23,7 +23,8 @@ def _entry(rows_ptr, tokens_ptr, num_entries, vocab_size, BLOCK: tl.constexpr):
     return entries, is_inside, row, token, row * vocab_size + token
 
 
-@triton.jit
+# Lists grow with every token, which must not make a new kernel each time.
+@triton.jit(do_not_specialize=["num_entries"])
 def clear_kernel(
     rows_ptr, tokens_ptr, occurrences_ptr, bias_ptr, num_entries, vocab_size, BLOCK: tl.constexpr
 ):
@@ -33,7 +34,7 @@ def clear_kernel(
     tl.store(bias_ptr + at, tl.zeros((BLOCK,), tl.float32), is_inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_prompt", "num_output", "num_entries"])
 def mark_kernel(
     rows_ptr, tokens_ptr, values_ptr, listed_ptr, occurrences_ptr, bias_ptr,
     num_prompt, num_output, num_entries, vocab_size, BLOCK: tl.constexpr,

@@ -61,7 +61,8 @@ def _best(noisy, ids, best, best_id):
     return tl.where(is_better, top, best), tl.where(is_better, at, best_id)
 
 
-@triton.jit
+# Numbers that change from batch to batch must not make a new kernel each.
+@triton.jit(do_not_specialize=["num_rows"])
 def scan_kernel(
     logits_ptr,
     sources_ptr,
