@@ -19,6 +19,8 @@ BlockKey = NewType("BlockKey", bytes)
 KEY_BYTES = 16
 _ONE_KEY = struct.Struct(f"{KEY_BYTES}s")
 LAYOUT_VERSION = 1
+TENANT_END = "\x1f"
+"""Ends a tenant's name in a cache salt. Not printable, so in no name."""
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -63,6 +65,12 @@ def make_namespace(model_fingerprint: str, *parts: object) -> str:
 def root_key(namespace: str, cache_salt: str = "") -> bytes:
     """The parent of a sequence's first block: tenants with different salts share no key."""
     return hashlib.blake2b(f"{namespace}\x1f{cache_salt}".encode(), digest_size=32).digest()
+
+
+def tenant_of(cache_salt: str) -> str:
+    """The tenant in front of a cache salt; empty: none."""
+    tenant, end, _ = cache_salt.partition(TENANT_END)
+    return tenant if end else ""
 
 
 def chain_keys(

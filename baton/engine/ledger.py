@@ -57,7 +57,8 @@ class BlockLedger:
         start, table = sequence.num_stored, sequence.table
         keys = self.keys(sequence, num_full)[start:num_full]
         parent = table[start - 1] if start else None
-        table.replace(start, self._pool.store(table.ids(start, num_full), keys, parent))
+        salt = sequence.spec.cache_salt
+        table.replace(start, self._pool.store(table.ids(start, num_full), keys, parent, salt))
         sequence.num_stored = num_full
 
     def keys(self, sequence: Sequence, num_full: int) -> list[BlockKey]:

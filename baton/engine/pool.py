@@ -113,7 +113,7 @@ class BlockPool:
                 self._rest(block)
 
     def store(
-        self, block_ids: Sequence[int], keys: Sequence[BlockKey], parent: int | None
+        self, block_ids: Sequence[int], keys: Sequence[BlockKey], parent: int | None, salt: str = ""
     ) -> list[int]:
         """Names the content of held blocks that follow each other.
 
@@ -122,6 +122,7 @@ class BlockPool:
         """
         stored: list[int] = []
         named: list[BlockKey] = []
+        before = None if parent is None else self._keys[parent]
         blocks, all_keys, parents = self._blocks, self._keys, self._parents
         for block, key in zip(block_ids, keys, strict=True):
             known = blocks.get(key)
@@ -143,9 +144,12 @@ class BlockPool:
                 self.hold([known])
                 self.release([block])
                 block = known
+            if known is not None:
+                self._note(BlockEventKind.STORED, named, before, salt)
+                named, before = [], key
             stored.append(block)
             parent = block
-        self._note(BlockEventKind.STORED, named)
+        self._note(BlockEventKind.STORED, named, before, salt)
         return stored
 
     def pin(self, keys: Iterable[BlockKey]) -> list[tuple[BlockKey, int]]:
@@ -256,6 +260,12 @@ class BlockPool:
                 return
             block = parent
 
-    def _note(self, kind: BlockEventKind, keys: list[BlockKey]) -> None:
+    def _note(
+        self,
+        kind: BlockEventKind,
+        keys: list[BlockKey],
+        parent: BlockKey | None = None,
+        salt: str = "",
+    ) -> None:
         if keys:
-            self._events.append(BlockEvent(kind, keys))
+            self._events.append(BlockEvent(kind, keys, parent, salt))

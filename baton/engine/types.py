@@ -163,7 +163,11 @@ class BlockEvent:
 
     kind: BlockEventKind
     keys: Sequence[BlockKey]
-    """In order; none with CLEARED."""
+    """In order; none with CLEARED. Of stored blocks each is the parent of the next."""
+    parent: BlockKey | None = None
+    """Of stored blocks: the one before the first."""
+    salt: str = ""
+    """Of stored blocks: the cache salt of the sequence that computed them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, Protocol
 
-import xxhash
+import grpc
 
-from baton.blocks import BlockKey, checksum
+from baton.blocks import KEY_BYTES, BlockKey, checksum
 from baton.errors import TransferFailed
+from baton.policy.rendezvous import node_seed
 from baton.rpc.channels import TlsFiles, open_channel
 from baton.transfer.breaker import Breaker
+from baton.transfer.kvstore_memory import Offered, OfferedBlock, Outbox, map_store
+from baton.transfer.shm import SharedSegment
 from baton.v1 import kvstore_pb2 as pb
 from baton.v1 import kvstore_pb2_grpc
 
 PIECE_BYTES = 512 * 1024
 """Keeps a message under one megabyte; larger pieces measured slower and dearer."""
 
-Buffer = bytes | bytearray | memoryview
-Block = tuple[BlockKey, Buffer]
-Sink = Callable[[int, bytes | memoryview], None]
+COPY_STEP_BYTES = 4 << 20
+"""Copied before the event loop has its turn: about half a millisecond."""
+LEASE_BLOCKS = 256
+"""In one lease; those behind are read from the store's disk meanwhile."""
+RELEASE_AFTER_S = 0.02
+LEASE_MARGIN_S = 1.0
+"""A lease is not used in its last second."""
+
+
+class Receiver(Protocol):
+    """Takes blocks that are read."""
+
+    def write(self, at: int, data: bytes | memoryview) -> None:
+        """Copies a block whose checksum is right, the `at`-th of those asked for."""
+
+    def confirm(self, at: int) -> None:
+        """What was copied was still the block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +56,44 @@ class Timeouts:
 
 
 class KvStoreNode:
-    """A connection to one kvstore."""
+    """A connection to one kvstore. Blocks go through shared memory where both map the same."""
 
-    def __init__(self, address: str, tls: TlsFiles | None, timeouts: Timeouts) -> None:
+    def __init__(
+        self, address: str, tls: TlsFiles | None, timeouts: Timeouts, outbox: Outbox | None = None
+    ) -> None:
+        """`outbox`: our shared memory; None: blocks go by stream."""
         self.address = address
         self.breaker = Breaker()
-        self.hash_seed = xxhash.xxh3_64_intdigest(address.encode())
-        """Makes the node's own order of keys: the node with the greatest hash of a key holds it."""
+        self.seed = node_seed(address)
         self._timeouts = timeouts
+        self._outbox = outbox
+        self._memory: SharedSegment | None = None
+        self._is_attached = outbox is None
+        self._done_leases: list[int] = []
+        self._releasing: asyncio.Task[None] | None = None
         # Its own connection: blocks never stand before control frames of other calls.
         self._channel = open_channel(address, tls, has_own_connection=True)
         stub: Any = kvstore_pb2_grpc.KvStoreServiceStub
         self._stub = stub(self._channel)
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether blocks go through shared memory, as far as is known."""
+        return self._memory is not None
+
     async def close(self) -> None:
         """Ends the connection and the calls on it."""
+        if self._releasing is not None:
+            await asyncio.wait([self._releasing])
+        self.detach()
         await self._channel.close(None)
+
+    def detach(self) -> None:
+        """Forgets the store's memory: after a failure it may be another process's."""
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+        self._is_attached = self._outbox is None
 
     async def find_missing(self, keys: Sequence[BlockKey]) -> list[int]:
         """Indexes of the keys that are not held, ascending."""
@@ -59,29 +101,174 @@ class KvStoreNode:
         answer = await self._stub.FindMissing(request, timeout=self._timeouts.find_s)
         return sorted(index for index in answer.missing if index < len(keys))
 
-    async def put(self, blocks: Sequence[Block], namespace: str) -> int:
-        """Stores blocks; returns how many of them are held now."""
+    async def put(self, blocks: Sequence[OfferedBlock], namespace: str) -> int:
+        """Stores blocks, which stay as they are until then; returns how many are held now."""
+        await self._attach()
+        if self._memory is None or self._outbox is None:
+            return await self._put_stream(blocks, namespace)
+        held = 0
+        at = 0
+        while at < len(blocks):
+            async with self._outbox.lock:
+                offered = self._outbox.offer(blocks[at:])
+                if offered is None:
+                    break
+                part = blocks[at : at + offered[1]]
+                held += await self._put_shared(part, namespace, offered[0])
+            at += len(part)
+        return held + (await self._put_stream(blocks[at:], namespace) if at < len(blocks) else 0)
+
+    async def get(
+        self, keys: Sequence[BlockKey], namespace: str, block_bytes: int, receiver: Receiver
+    ) -> None:
+        """Delivers the leading held blocks, verified, in order. Raises `TransferFailed`."""
+        await self._attach()
+        if self._memory is None:
+            await self._get_stream(keys, namespace, block_bytes, receiver)
+        else:
+            async with asyncio.timeout(self._timeouts.get_s):
+                await self._get_mapped(self._memory, _Want(keys, namespace, block_bytes), receiver)
+
+    async def _attach(self) -> None:
+        if self._is_attached:
+            return
+        answer = await self._stub.Attach(pb.AttachRequest(), timeout=self._timeouts.find_s)
+        if not self._is_attached:
+            self._is_attached = True
+            self._memory = map_store(answer)
+
+    async def _put_stream(self, blocks: Sequence[OfferedBlock], namespace: str) -> int:
         answer = await self._stub.Put(_pieces(blocks, namespace), timeout=self._timeouts.put_s)
         return int(answer.stored_count + answer.present_count)
 
-    async def get(
-        self, keys: Sequence[BlockKey], namespace: str, block_bytes: int, deliver: Sink
+    async def _put_shared(
+        self, blocks: Sequence[OfferedBlock], namespace: str, offered: Offered
+    ) -> int:
+        held = 0
+        for tenant, group in groupby(
+            zip(blocks, offered.offsets, strict=True), key=lambda pair: pair[0].tenant
+        ):
+            part = list(group)
+            request = pb.PutSharedRequest(
+                memory=offered.memory,
+                namespace=namespace,
+                size_bytes=len(part[0][0].data),
+                keys=b"".join(block.key for block, _ in part),
+                parents=b"".join(block.parent or bytes(KEY_BYTES) for block, _ in part),
+                offsets=[offset for _, offset in part],
+                checksums=[checksum(block.data) for block, _ in part],
+                tenant=tenant,
+            )
+            answer = await self._stub.PutShared(request, timeout=self._timeouts.put_s)
+            held += answer.stored_count + answer.present_count
+        return held
+
+    async def _get_stream(
+        self, keys: Sequence[BlockKey], namespace: str, block_bytes: int, receiver: Receiver
     ) -> None:
-        """Delivers the leading held blocks, verified, in order. Raises `TransferFailed`."""
         request = pb.GetRequest(keys=b"".join(keys), namespace=namespace)
         assembly = _Assembly(len(keys), block_bytes)
         call = self._stub.Get(request, timeout=self._timeouts.get_s)
         try:
             while piece := await self._read(call):  # a false EOF ends the stream
                 if (block := assembly.add(piece)) is not None:
-                    deliver(assembly.index, block)
+                    receiver.write(assembly.index, block)
+                    receiver.confirm(assembly.index)
                     assembly.next()
         finally:
             call.cancel()  # nothing happens to a call that has ended
 
+    async def _get_mapped(self, memory: SharedSegment, want: _Want, receiver: Receiver) -> None:
+        index = 0
+        while index < len(want.keys):
+            asked_at = time.monotonic()
+            request = pb.LeaseRequest(
+                keys=b"".join(want.keys[index:]),
+                namespace=want.namespace,
+                max_count=LEASE_BLOCKS,
+                released_lease_ids=self._done_leases,
+                is_continued=index > 0,
+            )
+            self._done_leases = []
+            lease = await self._stub.Lease(request, timeout=self._timeouts.stall_s)
+            try:
+                ends_at = asked_at + lease.lease_ms / 1000 - LEASE_MARGIN_S
+                await self._copy(memory, _Leased(want, index, lease, ends_at), receiver)
+            finally:
+                self._release(lease.lease_id)
+            index += len(lease.offsets)
+            if not lease.has_more or not lease.offsets:
+                return
+
+    async def _copy(self, memory: SharedSegment, leased: _Leased, receiver: Receiver) -> None:
+        lease, size = leased.lease, leased.want.block_bytes
+        if lease.offsets and lease.size_bytes != size:
+            raise TransferFailed(f"blocks have {lease.size_bytes} bytes, {size} were expected")
+        since_turn = 0
+        for at, (offset, expected) in enumerate(zip(lease.offsets, lease.checksums, strict=False)):
+            if offset + size > memory.num_bytes or leased.first + at >= len(leased.want.keys):
+                raise TransferFailed(
+                    f"block {leased.first + at} lies outside of what was asked for"
+                )
+            view = memory.buffer[offset : offset + size]
+            if (found := checksum(view)) != expected:
+                self._note_corrupt(leased.want.keys[leased.first + at])
+                raise TransferFailed(
+                    f"block {leased.first + at} has checksum {found:016x}, not {expected:016x}"
+                )
+            receiver.write(leased.first + at, view)
+            # Behind its end the store may have put another block there while this was copied.
+            if time.monotonic() > leased.ends_at:
+                raise TransferFailed("the lease ended before its blocks were copied")
+            receiver.confirm(leased.first + at)
+            since_turn += size
+            if since_turn >= COPY_STEP_BYTES:
+                since_turn = 0
+                await asyncio.sleep(0)
+
+    def _note_corrupt(self, key: BlockKey) -> None:
+        request = pb.ReleaseRequest(corrupt_keys=key)
+        call = self._stub.Release(request, timeout=self._timeouts.find_s)
+        call.add_done_callback(lambda _: None)
+
+    def _release(self, lease_id: int) -> None:
+        if lease_id:
+            self._done_leases.append(lease_id)
+            if self._releasing is None or self._releasing.done():
+                self._releasing = asyncio.create_task(self._release_done())
+
+    async def _release_done(self) -> None:
+        """Tells the store which leases are over, unless the next one has told it by then."""
+        await asyncio.sleep(RELEASE_AFTER_S)
+        lease_ids, self._done_leases = self._done_leases, []
+        if lease_ids:
+            request = pb.ReleaseRequest(lease_ids=lease_ids)
+            with suppress(grpc.aio.AioRpcError):  # then they end by themselves
+                await self._stub.Release(request, timeout=self._timeouts.find_s)
+
     async def _read(self, call: Any) -> Any:
         async with asyncio.timeout(self._timeouts.stall_s):
             return await call.read()
+
+
+@dataclass(frozen=True, slots=True)
+class _Want:
+    """What a reader asks for."""
+
+    keys: Sequence[BlockKey]
+    namespace: str
+    block_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Leased:
+    """A part of it, leased."""
+
+    want: _Want
+    first: int
+    lease: Any
+    ends_at: float
+    """In seconds of the monotonic clock, the margin taken off."""
 
 
 class _Assembly:
@@ -124,19 +311,21 @@ class _Assembly:
             )
 
 
-async def _pieces(blocks: Sequence[Block], namespace: str) -> AsyncIterator[pb.PutRequest]:
-    for key, data in blocks:
-        size = len(data)
+async def _pieces(blocks: Sequence[OfferedBlock], namespace: str) -> AsyncIterator[pb.PutRequest]:
+    for block in blocks:
+        data, size = block.data, len(block.data)
         total = checksum(data)
         view = memoryview(data)
         for offset in range(0, size, PIECE_BYTES):
             end = min(size, offset + PIECE_BYTES)
             whole = data if isinstance(data, bytes) and end - offset == size else None
             yield pb.PutRequest(
-                key=key,
+                key=block.key,
                 namespace=namespace,
                 size_bytes=size,
                 offset_bytes=offset,
                 data=bytes(view[offset:end]) if whole is None else whole,
                 checksum=total if end == size else 0,
+                parent=block.parent or b"",
+                tenant=block.tenant,
             )

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62\x61ton/v1/kvstore.proto\x12\x08\x62\x61ton.v1\"\"\n\x12\x46indMissingRequest\x12\x0c\n\x04keys\x18\x01 \x01(\x0c\"&\n\x13\x46indMissingResponse\x12\x0f\n\x07missing\x18\x01 \x03(\r\"v\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\r\x12\x14\n\x0coffset_bytes\x18\x04 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12\x10\n\x08\x63hecksum\x18\x06 \x01(\x06\"Q\n\x0bPutResponse\x12\x14\n\x0cstored_count\x18\x01 \x01(\r\x12\x15\n\rpresent_count\x18\x02 \x01(\r\x12\x15\n\rrefused_count\x18\x03 \x01(\r\"-\n\nGetRequest\x12\x0c\n\x04keys\x18\x01 \x01(\x0c\x12\x11\n\tnamespace\x18\x02 \x01(\t\"R\n\x0bGetResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x10\n\x08\x63hecksum\x18\x04 \x01(\x06\"\x11\n\x0fGetStatsRequest\"\x91\x01\n\x10GetStatsResponse\x12\x13\n\x0b\x62lock_count\x18\x01 \x01(\x04\x12\x12\n\nused_bytes\x18\x02 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x11\n\thit_count\x18\x04 \x01(\x04\x12\x12\n\nmiss_count\x18\x05 \x01(\x04\x12\x15\n\revicted_count\x18\x06 \x01(\x04\x32\x8b\x02\n\x0eKvStoreService\x12J\n\x0b\x46indMissing\x12\x1c.baton.v1.FindMissingRequest\x1a\x1d.baton.v1.FindMissingResponse\x12\x34\n\x03Put\x12\x14.baton.v1.PutRequest\x1a\x15.baton.v1.PutResponse(\x01\x12\x34\n\x03Get\x12\x14.baton.v1.GetRequest\x1a\x15.baton.v1.GetResponse0\x01\x12\x41\n\x08GetStats\x12\x19.baton.v1.GetStatsRequest\x1a\x1a.baton.v1.GetStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62\x61ton/v1/kvstore.proto\x12\x08\x62\x61ton.v1\"\"\n\x12\x46indMissingRequest\x12\x0c\n\x04keys\x18\x01 \x01(\x0c\"&\n\x13\x46indMissingResponse\x12\x0f\n\x07missing\x18\x01 \x03(\r\"\x96\x01\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\r\x12\x14\n\x0coffset_bytes\x18\x04 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12\x10\n\x08\x63hecksum\x18\x06 \x01(\x06\x12\x0e\n\x06parent\x18\x07 \x01(\x0c\x12\x0e\n\x06tenant\x18\x08 \x01(\t\"Q\n\x0bPutResponse\x12\x14\n\x0cstored_count\x18\x01 \x01(\r\x12\x15\n\rpresent_count\x18\x02 \x01(\r\x12\x15\n\rrefused_count\x18\x03 \x01(\r\"-\n\nGetRequest\x12\x0c\n\x04keys\x18\x01 \x01(\x0c\x12\x11\n\tnamespace\x18\x02 \x01(\t\"R\n\x0bGetResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x10\n\x08\x63hecksum\x18\x04 \x01(\x06\"\x11\n\x0fGetStatsRequest\"\xc1\x02\n\x10GetStatsResponse\x12\x13\n\x0b\x62lock_count\x18\x01 \x01(\x04\x12\x12\n\nused_bytes\x18\x02 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x11\n\thit_count\x18\x04 \x01(\x04\x12\x12\n\nmiss_count\x18\x05 \x01(\x04\x12\x15\n\revicted_count\x18\x06 \x01(\x04\x12\x16\n\x0eunwanted_count\x18\x07 \x01(\x04\x12\x14\n\x0cleased_count\x18\x08 \x01(\x04\x12\x18\n\x10\x64isk_block_count\x18\t \x01(\x04\x12\x17\n\x0f\x64isk_used_bytes\x18\n \x01(\x04\x12\x1b\n\x13\x64isk_capacity_bytes\x18\x0b \x01(\x04\x12\x16\n\x0e\x64isk_hit_count\x18\x0c \x01(\x04\x12\x18\n\x10\x64isk_write_count\x18\r \x01(\x04\"\x0f\n\rAttachRequest\"?\n\x0cSharedMemory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"8\n\x0e\x41ttachResponse\x12&\n\x06memory\x18\x01 \x01(\x0b\x32\x16.baton.v1.SharedMemory\"t\n\x0cLeaseRequest\x12\x0c\n\x04keys\x18\x01 \x01(\x0c\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x11\n\tmax_count\x18\x03 \x01(\r\x12\x1a\n\x12released_lease_ids\x18\x04 \x03(\x04\x12\x14\n\x0cis_continued\x18\x05 \x01(\x08\"}\n\rLeaseResponse\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12\x10\n\x08lease_ms\x18\x02 \x01(\r\x12\x12\n\nsize_bytes\x18\x03 \x01(\r\x12\x0f\n\x07offsets\x18\x04 \x03(\x04\x12\x11\n\tchecksums\x18\x05 \x03(\x06\x12\x10\n\x08has_more\x18\x06 \x01(\x08\"9\n\x0eReleaseRequest\x12\x11\n\tlease_ids\x18\x01 \x03(\x04\x12\x14\n\x0c\x63orrupt_keys\x18\x02 \x01(\x0c\"\x11\n\x0fReleaseResponse\"\xb4\x01\n\x10PutSharedRequest\x12&\n\x06memory\x18\x01 \x01(\x0b\x32\x16.baton.v1.SharedMemory\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\r\x12\x0c\n\x04keys\x18\x04 \x01(\x0c\x12\x0f\n\x07parents\x18\x05 \x01(\x0c\x12\x0f\n\x07offsets\x18\x06 \x03(\x04\x12\x11\n\tchecksums\x18\x07 \x03(\x06\x12\x0e\n\x06tenant\x18\x08 \x01(\t\"W\n\x11PutSharedResponse\x12\x14\n\x0cstored_count\x18\x01 \x01(\r\x12\x15\n\rpresent_count\x18\x02 \x01(\r\x12\x15\n\rrefused_count\x18\x03 \x01(\r2\x88\x04\n\x0eKvStoreService\x12J\n\x0b\x46indMissing\x12\x1c.baton.v1.FindMissingRequest\x1a\x1d.baton.v1.FindMissingResponse\x12\x34\n\x03Put\x12\x14.baton.v1.PutRequest\x1a\x15.baton.v1.PutResponse(\x01\x12\x34\n\x03Get\x12\x14.baton.v1.GetRequest\x1a\x15.baton.v1.GetResponse0\x01\x12\x41\n\x08GetStats\x12\x19.baton.v1.GetStatsRequest\x1a\x1a.baton.v1.GetStatsResponse\x12;\n\x06\x41ttach\x12\x17.baton.v1.AttachRequest\x1a\x18.baton.v1.AttachResponse\x12\x38\n\x05Lease\x12\x16.baton.v1.LeaseRequest\x1a\x17.baton.v1.LeaseResponse\x12>\n\x07Release\x12\x18.baton.v1.ReleaseRequest\x1a\x19.baton.v1.ReleaseResponse\x12\x44\n\tPutShared\x12\x1a.baton.v1.PutSharedRequest\x1a\x1b.baton.v1.PutSharedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,18 +35,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FINDMISSINGREQUEST']._serialized_end=70
   _globals['_FINDMISSINGRESPONSE']._serialized_start=72
   _globals['_FINDMISSINGRESPONSE']._serialized_end=110
-  _globals['_PUTREQUEST']._serialized_start=112
-  _globals['_PUTREQUEST']._serialized_end=230
-  _globals['_PUTRESPONSE']._serialized_start=232
-  _globals['_PUTRESPONSE']._serialized_end=313
-  _globals['_GETREQUEST']._serialized_start=315
-  _globals['_GETREQUEST']._serialized_end=360
-  _globals['_GETRESPONSE']._serialized_start=362
-  _globals['_GETRESPONSE']._serialized_end=444
-  _globals['_GETSTATSREQUEST']._serialized_start=446
-  _globals['_GETSTATSREQUEST']._serialized_end=463
-  _globals['_GETSTATSRESPONSE']._serialized_start=466
-  _globals['_GETSTATSRESPONSE']._serialized_end=611
-  _globals['_KVSTORESERVICE']._serialized_start=614
-  _globals['_KVSTORESERVICE']._serialized_end=881
+  _globals['_PUTREQUEST']._serialized_start=113
+  _globals['_PUTREQUEST']._serialized_end=263
+  _globals['_PUTRESPONSE']._serialized_start=265
+  _globals['_PUTRESPONSE']._serialized_end=346
+  _globals['_GETREQUEST']._serialized_start=348
+  _globals['_GETREQUEST']._serialized_end=393
+  _globals['_GETRESPONSE']._serialized_start=395
+  _globals['_GETRESPONSE']._serialized_end=477
+  _globals['_GETSTATSREQUEST']._serialized_start=479
+  _globals['_GETSTATSREQUEST']._serialized_end=496
+  _globals['_GETSTATSRESPONSE']._serialized_start=499
+  _globals['_GETSTATSRESPONSE']._serialized_end=820
+  _globals['_ATTACHREQUEST']._serialized_start=822
+  _globals['_ATTACHREQUEST']._serialized_end=837
+  _globals['_SHAREDMEMORY']._serialized_start=839
+  _globals['_SHAREDMEMORY']._serialized_end=902
+  _globals['_ATTACHRESPONSE']._serialized_start=904
+  _globals['_ATTACHRESPONSE']._serialized_end=960
+  _globals['_LEASEREQUEST']._serialized_start=962
+  _globals['_LEASEREQUEST']._serialized_end=1078
+  _globals['_LEASERESPONSE']._serialized_start=1080
+  _globals['_LEASERESPONSE']._serialized_end=1205
+  _globals['_RELEASEREQUEST']._serialized_start=1207
+  _globals['_RELEASEREQUEST']._serialized_end=1264
+  _globals['_RELEASERESPONSE']._serialized_start=1266
+  _globals['_RELEASERESPONSE']._serialized_end=1283
+  _globals['_PUTSHAREDREQUEST']._serialized_start=1286
+  _globals['_PUTSHAREDREQUEST']._serialized_end=1466
+  _globals['_PUTSHAREDRESPONSE']._serialized_start=1468
+  _globals['_PUTSHAREDRESPONSE']._serialized_end=1555
+  _globals['_KVSTORESERVICE']._serialized_start=1558
+  _globals['_KVSTORESERVICE']._serialized_end=2078
 # @@protoc_insertion_point(module_scope)

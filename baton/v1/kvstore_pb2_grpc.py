@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class KvStoreServiceStub(object):
-    """Keeps blocks in memory for all workers of a model.
+    """Keeps blocks in memory and on disk for all workers of a model.
     """
 
     def __init__(self, channel):
@@ -55,10 +55,30 @@ class KvStoreServiceStub(object):
                 request_serializer=baton_dot_v1_dot_kvstore__pb2.GetStatsRequest.SerializeToString,
                 response_deserializer=baton_dot_v1_dot_kvstore__pb2.GetStatsResponse.FromString,
                 _registered_method=True)
+        self.Attach = channel.unary_unary(
+                '/baton.v1.KvStoreService/Attach',
+                request_serializer=baton_dot_v1_dot_kvstore__pb2.AttachRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_kvstore__pb2.AttachResponse.FromString,
+                _registered_method=True)
+        self.Lease = channel.unary_unary(
+                '/baton.v1.KvStoreService/Lease',
+                request_serializer=baton_dot_v1_dot_kvstore__pb2.LeaseRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_kvstore__pb2.LeaseResponse.FromString,
+                _registered_method=True)
+        self.Release = channel.unary_unary(
+                '/baton.v1.KvStoreService/Release',
+                request_serializer=baton_dot_v1_dot_kvstore__pb2.ReleaseRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_kvstore__pb2.ReleaseResponse.FromString,
+                _registered_method=True)
+        self.PutShared = channel.unary_unary(
+                '/baton.v1.KvStoreService/PutShared',
+                request_serializer=baton_dot_v1_dot_kvstore__pb2.PutSharedRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_kvstore__pb2.PutSharedResponse.FromString,
+                _registered_method=True)
 
 
 class KvStoreServiceServicer(object):
-    """Keeps blocks in memory for all workers of a model.
+    """Keeps blocks in memory and on disk for all workers of a model.
     """
 
     def FindMissing(self, request, context):
@@ -89,6 +109,34 @@ class KvStoreServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Attach(self, request, context):
+        """Names the shared memory that held blocks lie in. Who can read its nonce there may lease instead of get.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Lease(self, request, context):
+        """Says where in the shared memory the longest run of held blocks lies, and keeps them there for a while.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Release(self, request, context):
+        """Ends leases before their time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutShared(self, request, context):
+        """Stores blocks that lie in shared memory of the caller. DATA_LOSS where it can't be mapped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KvStoreServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +160,26 @@ def add_KvStoreServiceServicer_to_server(servicer, server):
                     request_deserializer=baton_dot_v1_dot_kvstore__pb2.GetStatsRequest.FromString,
                     response_serializer=baton_dot_v1_dot_kvstore__pb2.GetStatsResponse.SerializeToString,
             ),
+            'Attach': grpc.unary_unary_rpc_method_handler(
+                    servicer.Attach,
+                    request_deserializer=baton_dot_v1_dot_kvstore__pb2.AttachRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_kvstore__pb2.AttachResponse.SerializeToString,
+            ),
+            'Lease': grpc.unary_unary_rpc_method_handler(
+                    servicer.Lease,
+                    request_deserializer=baton_dot_v1_dot_kvstore__pb2.LeaseRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_kvstore__pb2.LeaseResponse.SerializeToString,
+            ),
+            'Release': grpc.unary_unary_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=baton_dot_v1_dot_kvstore__pb2.ReleaseRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_kvstore__pb2.ReleaseResponse.SerializeToString,
+            ),
+            'PutShared': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutShared,
+                    request_deserializer=baton_dot_v1_dot_kvstore__pb2.PutSharedRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_kvstore__pb2.PutSharedResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'baton.v1.KvStoreService', rpc_method_handlers)
@@ -121,7 +189,7 @@ def add_KvStoreServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class KvStoreService(object):
-    """Keeps blocks in memory for all workers of a model.
+    """Keeps blocks in memory and on disk for all workers of a model.
     """
 
     @staticmethod
@@ -222,6 +290,114 @@ class KvStoreService(object):
             '/baton.v1.KvStoreService/GetStats',
             baton_dot_v1_dot_kvstore__pb2.GetStatsRequest.SerializeToString,
             baton_dot_v1_dot_kvstore__pb2.GetStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Attach(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.KvStoreService/Attach',
+            baton_dot_v1_dot_kvstore__pb2.AttachRequest.SerializeToString,
+            baton_dot_v1_dot_kvstore__pb2.AttachResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Lease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.KvStoreService/Lease',
+            baton_dot_v1_dot_kvstore__pb2.LeaseRequest.SerializeToString,
+            baton_dot_v1_dot_kvstore__pb2.LeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.KvStoreService/Release',
+            baton_dot_v1_dot_kvstore__pb2.ReleaseRequest.SerializeToString,
+            baton_dot_v1_dot_kvstore__pb2.ReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutShared(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.KvStoreService/PutShared',
+            baton_dot_v1_dot_kvstore__pb2.PutSharedRequest.SerializeToString,
+            baton_dot_v1_dot_kvstore__pb2.PutSharedResponse.FromString,
             options,
             channel_credentials,
             insecure,

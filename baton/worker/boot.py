@@ -75,7 +75,7 @@ async def boot(process: Process, settings: WorkerSettings, role: Role) -> Worker
     transports = tuple(name for name in settings.transports if name != "shm" or segment)
     record = make_record(me, engine, settings.engine, transports, process.metrics_address)
     announcement = Announcement(settings.redis_url, record, host, learning)
-    fetcher = _serve(process, settings, host, me, announcement)
+    fetcher = _serve(process, settings, host, me, announcement, segment)
     learning.ask_fetch_road(lambda: fetcher.road)
     return Worker(me, host, fetcher, learning, segment, transports)
 
@@ -86,9 +86,10 @@ def _serve(
     host: EngineHost,
     me: Identity,
     announcement: Announcement,
+    segment: SharedSegment | None,
 ) -> BlockFetcher:
     """Adds to the process what both roles have."""
-    client = KvStoreClient(settings.kvstore, process.tls) if settings.kvstore else None
+    client = _make_client(process, settings, segment) if settings.kvstore else None
     service = WorkerService(me, host, announcement)
     process.register(
         ["baton.v1.WorkerService"],
@@ -102,6 +103,13 @@ def _serve(
     process.on_drain(announcement.drain)
     process.on_stop(announcement.stop)
     return BlockFetcher(host, client)
+
+
+def _make_client(
+    process: Process, settings: WorkerSettings, segment: SharedSegment | None
+) -> KvStoreClient:
+    may_share = "shm" in settings.transports
+    return KvStoreClient(settings.kvstore, process.tls, arena=segment, share_memory=may_share)
 
 
 def _make_compiler(settings: WorkerSettings) -> GuideCompiler:

@@ -7,6 +7,7 @@ import time
 from baton.engine.types import Reserved, StepOutput
 from baton.policy.fetch import FetchPolicy
 from baton.policy.learned import Road
+from baton.policy.rendezvous import group_keys
 from baton.transfer.kvstore import KvStoreClient
 from baton.worker.host import EngineHost
 
@@ -50,7 +51,10 @@ class BlockFetcher:
 
         began = time.monotonic()
         keys = list(reserved.block_keys[first:stop])
-        num_blocks = await self._client.get(keys, layout.namespace, layout.block_bytes, write)
+        groups = group_keys(reserved.block_keys)[first:stop]
+        num_blocks = await self._client.get(
+            keys, layout.namespace, layout.block_bytes, write, groups
+        )
         self._policy.observe_fetch(num_blocks * layout.block_bytes, time.monotonic() - began)
         return num_blocks * layout.block_size
 

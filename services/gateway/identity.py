@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import random
 
+from baton.blocks import TENANT_END
+
 SEED_BITS = 53
 """So that every JSON reader can send a seed back unchanged."""
-
-_SEPARATOR = "\x1f"
-"""Not printable, so in no tenant's name."""
 
 
 _draw = random.Random()  # seeded by the system, in each process anew
@@ -34,13 +33,13 @@ def api_key(authorization: str) -> str:
 def cache_salt(tenant: str, salt: str) -> str:
     """One salt of both; no two pairs give the same, and without a tenant it is the salt."""
     if tenant:
-        return f"{tenant}{_SEPARATOR}{salt}"
+        return f"{tenant}{TENANT_END}{salt}"
     # One that could be taken for a tenant's is moved to where no tenant's begins.
-    return f"{_SEPARATOR}{salt}" if _SEPARATOR in salt else salt
+    return f"{TENANT_END}{salt}" if TENANT_END in salt else salt
 
 
 def seed(tenant: str, retry_key: str) -> int:
     """The same on every gateway: the low 53 bits of BLAKE2b-64 over tenant, 0x1F, key."""
-    text = f"{tenant}{_SEPARATOR}{retry_key}".encode()
+    text = f"{tenant}{TENANT_END}{retry_key}".encode()
     digest = hashlib.blake2b(text, digest_size=8).digest()
     return int.from_bytes(digest, "big") & ((1 << SEED_BITS) - 1)

@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import sys
 from functools import partial
 
+from baton.rpc import logs
 from baton.rpc.serve import Process, launch
+from baton.transfer.shm import SharedSegment, sweep_dead_segments
 from baton.v1 import kvstore_pb2_grpc
 from services.kvstore import metrics
 from services.kvstore.directory import Directory
+from services.kvstore.disk import DiskTier
 from services.kvstore.service import KvStoreService
 from services.kvstore.settings import Settings
-from services.kvstore.store import BlockStore
+from services.kvstore.store import BlockStore, StorePlan
+from services.kvstore.tiers import Tiers
+
+_log = logs.get_logger(__name__)
 
 
 async def build(process: Process, settings: Settings) -> None:
-    """Wires a store, its RPCs and, where there is a Redis, its records."""
+    """Wires memory, disk, RPCs and, where there is a Redis, records."""
     directory = None
     if settings.redis_url:
-        directory = Directory(
-            settings.redis_url, process.worker_id, process.address, process.metrics_address
-        )
+        directory = Directory(settings, process.worker_id, process.address, process.metrics_address)
         process.on_stop(directory.stop)
         process.on_ready(directory.announce)
         process.on_drain(directory.drain)
-    store = BlockStore(settings.capacity_bytes, directory)
-    service = KvStoreService(store)
+    tiers = Tiers(settings.disk_uses, directory)
+    segment = _make_segment(settings)
+    plan = StorePlan(settings.weights, settings.admission, segment.back if segment else None)
+    memory = segment.buffer if segment else memoryview(mmap.mmap(-1, settings.capacity_bytes))
+    tiers.store = BlockStore(memory, tiers, plan)
+    if segment is not None:
+        process.on_stop(segment.remove)
+    if settings.disk is not None:
+        tiers.disk = DiskTier(settings.disk, settings.disk_bytes, tiers.note_left_disk)
+        process.add(tiers.disk)
+        process.on_drain(tiers.spill)
+    service = KvStoreService(tiers, segment)
+    process.on_stop(service.close)
     add = kvstore_pb2_grpc.add_KvStoreServiceServicer_to_server
     process.register(["baton.v1.KvStoreService"], partial(add, service))
-    process.watch(lambda: store.used_bytes <= store.capacity_bytes)
-    metrics.follow(store)
+    process.watch(lambda: tiers.store.used_bytes <= tiers.store.capacity_bytes)
+    metrics.follow(tiers, service.leases)
+
+
+def _make_segment(settings: Settings) -> SharedSegment | None:
+    if not settings.share_memory:
+        return None
+    sweep_dead_segments()
+    try:
+        return SharedSegment.create(settings.capacity_bytes, backed=False)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        _log.warning("no shared memory, blocks go over gRPC only", reason=reason)
+        return None
 
 
 if __name__ == "__main__":

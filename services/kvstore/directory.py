@@ -9,17 +9,19 @@ from baton.blocks import BlockKey
 from baton.registry.announcer import Announcer
 from baton.registry.records import BlockRecord, WorkerRecord
 from baton.request import Role
-from services.kvstore.store import StoredBlock
+from services.kvstore.settings import Settings
 
-TIER = "dram"
 _SHARES_OF_LIFE = 4
 """A record of a block that is read is renewed when a quarter of its life is over."""
 
 
 class Directory:
-    """This node in Redis: its worker record and one record a block. Observes the store."""
+    """This node in Redis: its worker record and one record a block, up to a limit. Listens to the
+    tiers."""
 
-    def __init__(self, redis_url: str, worker_id: str, address: str, metrics_address: str) -> None:
+    def __init__(
+        self, settings: Settings, worker_id: str, address: str, metrics_address: str
+    ) -> None:
         record = WorkerRecord(
             worker_id,
             Role.KVSTORE,
@@ -28,8 +30,9 @@ class Directory:
             metrics_address=metrics_address,
         )
         self._worker_id = worker_id
-        self._announcer = Announcer(redis_url, record)
+        self._announcer = Announcer(settings.redis_url, record)
         self._renew_after_s = self._announcer.timing.block_record_ttl_s / _SHARES_OF_LIFE
+        self._max_records = settings.max_block_records
         self._told_at: dict[BlockKey, float] = {}
 
     async def announce(self) -> None:
@@ -44,18 +47,21 @@ class Directory:
         """Takes the node's record back. Block records that stay name a node that is gone."""
         await self._announcer.stop()
 
-    def note_stored(self, key: BlockKey, block: StoredBlock) -> None:
-        """See `Observer`."""
+    def note_held(self, key: BlockKey, tier: str, size_bytes: int, checksum: int) -> None:
+        """See `Listener`."""
+        if key not in self._told_at and len(self._told_at) >= self._max_records:
+            return
         self._told_at[key] = time.monotonic()
-        record = BlockRecord(key, self._worker_id, TIER, len(block.data), block.checksum)
+        record = BlockRecord(key, self._worker_id, tier, size_bytes, checksum)
         self._announcer.publish_block_records([record])
 
-    def note_read(self, key: BlockKey, block: StoredBlock) -> None:
-        """See `Observer`."""
-        if time.monotonic() - self._told_at[key] > self._renew_after_s:
-            self.note_stored(key, block)
+    def note_read(self, key: BlockKey, tier: str, size_bytes: int, checksum: int) -> None:
+        """See `Listener`."""
+        told_at = self._told_at.get(key)
+        if told_at is None or time.monotonic() - told_at > self._renew_after_s:
+            self.note_held(key, tier, size_bytes, checksum)
 
-    def note_removed(self, key: BlockKey) -> None:
-        """See `Observer`."""
-        del self._told_at[key]
-        self._announcer.publish_block_records((), [key])
+    def note_gone(self, key: BlockKey) -> None:
+        """See `Listener`."""
+        if self._told_at.pop(key, None) is not None:
+            self._announcer.publish_block_records((), [key])

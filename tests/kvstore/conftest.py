@@ -40,10 +40,13 @@ def kvstore(start: Start) -> ServiceProcess:
     return start("--capacity-bytes", "64MiB")
 
 
-@pytest.fixture
-async def client(kvstore: ServiceProcess) -> AsyncIterator[KvStoreClient]:
-    """A worker's client of it."""
-    client = KvStoreClient([kvstore.address], timeouts=QUICK)
+@pytest.fixture(params=["memory", "stream"])
+async def client(
+    kvstore: ServiceProcess, request: pytest.FixtureRequest
+) -> AsyncIterator[KvStoreClient]:
+    """A worker's client of it, on both paths of blocks."""
+    may_share = request.param == "memory"
+    client = KvStoreClient([kvstore.address], timeouts=QUICK, share_memory=may_share)
     yield client
     await client.close()
 

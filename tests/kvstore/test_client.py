@@ -19,6 +19,7 @@ from service_process import ServiceProcess
 from baton.blocks import checksum
 from baton.rpc.channels import open_channel
 from baton.transfer.kvstore import KvStoreClient
+from baton.transfer.kvstore_memory import OfferedBlock
 from baton.transfer.kvstore_node import Timeouts
 from baton.v1 import kvstore_pb2 as pb
 from baton.v1 import kvstore_pb2_grpc
@@ -30,7 +31,7 @@ PIECE = 512 * 1024
 @pytest.mark.parametrize("size", [1, 100, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
 async def test_blocks_of_any_size_come_back_as_they_were(client: KvStoreClient, size: int) -> None:
     blocks = blocks_of(range(5), size)
-    keys = [key for key, _ in blocks]
+    keys = [block.key for block in blocks]
 
     missing_before = await client.find_missing(keys)
     num_stored = await client.put(blocks, "ns")
@@ -46,7 +47,7 @@ async def test_blocks_of_any_size_come_back_as_they_were(client: KvStoreClient, 
 async def test_any_buffer_can_be_stored(client: KvStoreClient, kind: Any) -> None:
     data = data_of(1, PIECE + 10)
 
-    num_stored = await client.put([(key_of(1), kind(data))], "ns")
+    num_stored = await client.put([OfferedBlock(key_of(1), kind(data))], "ns")
     sink = Sink()
     await client.get([key_of(1)], "ns", len(data), sink)
 
@@ -254,13 +255,17 @@ class Liar:
         if self.waits:
             await asyncio.Event().wait()
 
+    async def Attach(self, request: Any, context: Any) -> Any:
+        """It has no memory to share."""
+        return pb.AttachResponse()
+
 
 @asynccontextmanager
 async def lying(liar: Liar) -> AsyncIterator[KvStoreClient]:
     """A client of it."""
     server = grpc.aio.server()
     add: Any = kvstore_pb2_grpc.add_KvStoreServiceServicer_to_server
-    for name in ("FindMissing", "Put", "GetStats"):
+    for name in ("FindMissing", "Put", "GetStats", "PutShared", "Lease", "Release"):
         setattr(liar, name, None)
     add(liar, server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -19,10 +19,18 @@ from baton.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from baton.rpc import metrics
 from baton.rpc.status import from_rpc_error
 from baton.transfer.kvstore import KvStoreClient
+from baton.transfer.kvstore_memory import OfferedBlock
 from baton.v1 import kvstore_pb2 as pb
 from services.kvstore import limits
 from services.kvstore.service import KvStoreService
 from services.kvstore.store import BlockStore
+from services.kvstore.tiers import Tiers
+
+
+def make_tiers(capacity_bytes: int) -> Tiers:
+    tiers = Tiers()
+    tiers.store = BlockStore(memoryview(bytearray(capacity_bytes)), tiers)
+    return tiers
 
 
 async def refusal_of(call: Any) -> InvalidRequest:
@@ -155,9 +163,9 @@ async def test_a_block_larger_than_the_store_is_refused_and_nothing_is_evicted(
 ) -> None:
     kvstore = start("--capacity-bytes", "1MiB")
     client = KvStoreClient([kvstore.address])
-    await client.put([(key_of(1), bytes(100))], "small")
+    await client.put([OfferedBlock(key_of(1), bytes(100))], "small")
 
-    num_stored = await client.put([(key_of(2), bytes(2 << 20))], "big")
+    num_stored = await client.put([OfferedBlock(key_of(2), bytes(2 << 20))], "big")
     missing = await client.find_missing([key_of(1), key_of(2)])
     await client.close()
 
@@ -180,7 +188,7 @@ async def test_statistics_count_hits_misses_and_bytes(stub: Any) -> None:
 
 
 async def test_a_kvstore_drains_on_sigterm(client: KvStoreClient, kvstore: ServiceProcess) -> None:
-    await client.put([(key_of(1), bytes(100))], "ns")
+    await client.put([OfferedBlock(key_of(1), bytes(100))], "ns")
 
     kvstore.signal(signal.SIGTERM)
 
@@ -198,7 +206,7 @@ class _Context:
 
 async def test_too_many_calls_at_a_time_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_PUTS", 1)
-    service = KvStoreService(BlockStore(1 << 20))
+    service = KvStoreService(make_tiers(1 << 20))
 
     async def silent() -> AsyncIterator[Any]:
         await asyncio.Event().wait()
@@ -218,8 +226,8 @@ async def test_too_many_calls_at_a_time_are_refused(monkeypatch: pytest.MonkeyPa
 
 async def test_a_call_may_not_run_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_CALL_S", 0.05)
-    store = BlockStore(1 << 20)
-    service = KvStoreService(store)
+    tiers = make_tiers(1 << 20)
+    service = KvStoreService(tiers)
 
     async def slow() -> AsyncIterator[Any]:
         yield piece(1, 1000, data=bytes(10))
@@ -231,7 +239,7 @@ async def test_a_call_may_not_run_forever(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(DeadlineExceeded, match=r"0\.05 s"):
         await service.Get(pb.GetRequest(keys=key_of(2), namespace="ns"), _Context())
 
-    assert store.used_bytes == 100
+    assert tiers.store.used_bytes == 100
 
 
 def test_help_tells_the_settings_and_nothing_heavy_is_loaded() -> None:
@@ -255,8 +263,8 @@ async def test_the_store_shows_in_the_metrics(stub: Any) -> None:
 
     shown = metrics.render().decode()
 
-    assert "baton_kvstore_blocks 1.0" in shown
-    assert "baton_kvstore_used_bytes 100.0" in shown
-    assert "baton_kvstore_hits_total 1.0" in shown
+    assert 'baton_kvstore_blocks{tier="dram"} 1.0' in shown
+    assert 'baton_kvstore_used_bytes{tier="dram"} 100.0' in shown
+    assert 'baton_kvstore_hits_total{tier="dram"} 1.0' in shown
     assert "baton_kvstore_misses_total 1.0" in shown
     assert 'baton_kvstore_refused_blocks_total{reason="checksum"}' in shown

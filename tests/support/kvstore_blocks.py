@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from baton.blocks import BlockKey, checksum
+from baton.transfer.kvstore_memory import OfferedBlock
 from baton.v1 import kvstore_pb2 as pb
 
 
@@ -21,9 +22,18 @@ def data_of(number: int, size: int) -> bytes:
     return (seed * (size // len(seed) + 1))[:size]
 
 
-def blocks_of(numbers: Iterable[int], size: int) -> list[tuple[BlockKey, bytes]]:
+def blocks_of(numbers: Iterable[int], size: int) -> list[OfferedBlock]:
     """Blocks as a client puts them."""
-    return [(key_of(number), data_of(number, size)) for number in numbers]
+    return [OfferedBlock(key_of(number), data_of(number, size)) for number in numbers]
+
+
+def chain_of(numbers: Sequence[int], size: int, tenant: str = "") -> list[OfferedBlock]:
+    """The same as one chain: each is the parent of the next, all are of the first one's group."""
+    parents = [None, *map(key_of, numbers)]
+    return [
+        OfferedBlock(key_of(number), data_of(number, size), parent, key_of(numbers[0]), tenant)
+        for number, parent in zip(numbers, parents, strict=False)
+    ]
 
 
 class Sink:

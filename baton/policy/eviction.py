@@ -1,0 +1,130 @@
+"""Which block goes first: the least recently used one that no held block builds upon."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass
+
+from baton.blocks import BlockKey
+
+Rank = tuple[int, int]
+"""(use, minus the block's place in that use): of blocks used together the deepest ranks lowest."""
+
+
+@dataclass(slots=True)
+class _Node:
+    """A held block. Mutable: touching is the hot path."""
+
+    parent: BlockKey | None
+    owner: str
+    rank: Rank
+    num_pins: int = 0
+
+
+class LeafQueue:
+    """Held blocks in the order in which they may go, an order of its own for each owner.
+
+    A block with held children is no leaf, one that is pinned is in use: neither is ever a victim.
+    A parent may be unknown, not held, or come after its children.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: dict[BlockKey, _Node] = {}
+        self._num_children: Counter[BlockKey] = Counter()
+        # Every rank a block had while it could go; only the present one counts.
+        self._heaps: dict[str, list[tuple[Rank, BlockKey]]] = {}
+        self._num_owned: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __contains__(self, key: BlockKey) -> bool:
+        return key in self._nodes
+
+    def add(self, key: BlockKey, parent: BlockKey | None, owner: str, rank: Rank) -> None:
+        """Takes in a block that is not held yet."""
+        parent = None if parent == key else parent
+        self._nodes[key] = _Node(parent, owner, rank)
+        self._num_owned[owner] += 1
+        if parent is not None:
+            self._num_children[parent] += 1
+        self._offer(key)
+
+    def touch(self, key: BlockKey, rank: Rank) -> None:
+        """The held block was used."""
+        self._nodes[key].rank = rank
+        self._offer(key)
+
+    def pin(self, key: BlockKey) -> None:
+        """The held block stays until it is unpinned as often."""
+        self._nodes[key].num_pins += 1
+
+    def unpin(self, key: BlockKey) -> None:
+        """Takes a pin back."""
+        node = self._nodes[key]
+        node.num_pins -= 1
+        if not node.num_pins:
+            self._offer(key)
+
+    def num_pins(self, key: BlockKey) -> int:
+        """Pins of a held block."""
+        return self._nodes[key].num_pins
+
+    def remove(self, key: BlockKey) -> None:
+        """Forgets a held block, leaf or not."""
+        node = self._nodes.pop(key)
+        self._num_owned[node.owner] -= 1
+        if not self._num_owned[node.owner]:
+            del self._num_owned[node.owner]
+            self._heaps.pop(node.owner, None)
+        parent = node.parent
+        if parent is None:
+            return
+        self._num_children[parent] -= 1
+        if not self._num_children[parent]:
+            del self._num_children[parent]
+            if parent in self._nodes:
+                self._offer(parent)
+
+    def victim(self, owner: str, protected: BlockKey | None = None) -> BlockKey | None:
+        """The owner's block to go next, which stays held; None if it has none that may go.
+
+        `protected` may not: a chain never loses its end to its own next block.
+        """
+        heap = self._heaps.get(owner, [])
+        aside = None
+        found = None
+        while heap:
+            rank, key = heap[0]
+            if not self._may_go(rank, key):
+                heapq.heappop(heap)
+            elif key == protected:
+                aside = heapq.heappop(heap)
+            else:
+                found = key
+                break
+        if aside is not None:
+            heapq.heappush(heap, aside)
+        return found
+
+    def newest_first(self) -> list[BlockKey]:
+        """All keys, the highest rank first."""
+        return sorted(self._nodes, key=lambda key: self._nodes[key].rank, reverse=True)
+
+    def _may_go(self, rank: Rank, key: BlockKey) -> bool:
+        node = self._nodes.get(key)
+        if node is None or node.rank != rank or node.num_pins:
+            return False
+        return key not in self._num_children
+
+    def _offer(self, key: BlockKey) -> None:
+        node = self._nodes[key]
+        if node.num_pins or key in self._num_children:
+            return
+        heap = self._heaps.setdefault(node.owner, [])
+        heapq.heappush(heap, (node.rank, key))
+        # Old ranks may not outgrow the blocks themselves.
+        if len(heap) > 4 * self._num_owned[node.owner] + 64:
+            heap[:] = [entry for entry in set(heap) if self._may_go(*entry)]
+            heapq.heapify(heap)

@@ -1,0 +1,30 @@
+"""Which of several stores keeps a block: the one whose hash with the block's group is greatest.
+
+When a store comes or goes, only the groups that were its own change their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import xxhash
+
+from baton.blocks import BlockKey
+
+GROUP_BLOCKS = 32
+"""Blocks of a chain that lie together, named by the first of them."""
+
+
+def node_seed(address: str) -> int:
+    """What gives a store its own order of groups."""
+    return xxhash.xxh3_64_intdigest(address.encode())
+
+
+def choose(group: BlockKey, seeds: Sequence[int]) -> int:
+    """Index of the store that keeps a group."""
+    return max(range(len(seeds)), key=lambda at: xxhash.xxh3_64_intdigest(group, seeds[at]))
+
+
+def group_keys(keys: Sequence[BlockKey], group_blocks: int = GROUP_BLOCKS) -> list[BlockKey]:
+    """The group of each block of a chain, given from its first block on."""
+    return [keys[at - at % group_blocks] for at in range(len(keys))]
