@@ -7,7 +7,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo up test check fix protos lock bench-serving bench-frontdoor bench-engine bench-kernels compile-kernels bench-index bench-admission bench-routing doctor install install-dev clean
+.PHONY: help demo up test check fix protos lock bench-serving bench-frontdoor bench-engine bench-kernels compile-kernels bench-index bench-admission bench-routing bench-kvstore doctor install install-dev clean
 
 help: ## this list
 	@echo "Baton: prefill and decode as separate processes."
@@ -70,6 +70,9 @@ compile-kernels: install-dev ## compile Triton kernels for an H200, without one;
 
 bench-routing: install ## measure routing: goodput on traces, decisions per second
 	@$(RUN) -m bench.routing $(ARGS)
+
+bench-kvstore: install ## measure kvstore: GB/s beside memcpy and Redis, hits on traces, recovery
+	@$(RUN) -m bench.kvstore $(ARGS)
 
 install: ## make the virtual environment with what running needs
 	@$(PYTHON) tools/install.py --venv $(VENV) --extras all

@@ -100,6 +100,13 @@ def up(
         int, typer.Option(min=1, max=64, help="Gateways; several share both ports (Linux only).")
     ] = 1,
     kvstores: Annotated[int, typer.Option(min=0, max=64, help="Stores of KV blocks.")] = 1,
+    kvstore_disk: Annotated[
+        Path | None,
+        typer.Option(help="Folder for blocks that leave the stores' memory.", show_default="none"),
+    ] = None,
+    kvstore_disk_bytes: Annotated[
+        str, typer.Option(help="Most bytes there for each store, such as 64GiB.")
+    ] = "8GiB",
     device: DeviceFlag = Device.AUTO,
     engine: EngineFlag = EngineKind.MODEL,
     step_times: StepTimesFlag = STEP_TIMES,
@@ -129,6 +136,8 @@ def up(
         decode=decode,
         gateways=gateways,
         kvstores=kvstores,
+        kvstore_disk=kvstore_disk.expanduser() if kvstore_disk else None,
+        kvstore_disk_bytes=kvstore_disk_bytes,
         device=device.value,
         engine=engine.value,
         step_times=step_times.expanduser(),

@@ -63,6 +63,10 @@ class ClusterOptions:
     decode: int = 1
     gateways: int = 1
     kvstores: int = 1
+    kvstore_disk: Path | None = None
+    """Folder of the stores' disk tiers, one below it for each; none: memory only."""
+    kvstore_disk_bytes: str = "8GiB"
+    """Of each store's disk tier."""
     device: str = "auto"
     engine: str = "model"
     step_times: Path = STEP_TIMES
@@ -119,7 +123,7 @@ class _Planner:
         stages: list[Stage] = []
         if not self._redis_url:
             stages.append((self._redis(),))
-        kvstores = tuple(self._service("kvstore", index) for index in range(options.kvstores))
+        kvstores = tuple(self._kvstore(index) for index in range(options.kvstores))
         stages.append(kvstores)
         stages.append(self._workers(placement, [spec.address for spec in kvstores]))
         stages.append(self._gateways())
@@ -133,6 +137,13 @@ class _Planner:
         is_quiet = self._options.log_level != "debug"
         command = tuple(server_command(port))
         return ProcessSpec("redis", command, address, Probe.REDIS, is_quiet=is_quiet)
+
+    def _kvstore(self, index: int) -> ProcessSpec:
+        options, flags = self._options, []
+        if options.kvstore_disk is not None:
+            folder = options.kvstore_disk / f"kvstore-{index}"
+            flags = ["--disk", str(folder), "--disk-bytes", options.kvstore_disk_bytes]
+        return self._service("kvstore", index, flags)
 
     def _workers(self, placement: Placement, kvstores: list[str]) -> Stage:
         options = self._options

@@ -15,6 +15,7 @@ import grpc
 from baton.blocks import KEY_BYTES, BlockKey, checksum
 from baton.errors import TransferFailed
 from baton.policy.rendezvous import node_seed
+from baton.rpc import logs
 from baton.rpc.channels import TlsFiles, open_channel
 from baton.transfer.breaker import Breaker
 from baton.transfer.kvstore_memory import Offered, OfferedBlock, Outbox, map_store
@@ -25,8 +26,11 @@ from baton.v1 import kvstore_pb2_grpc
 PIECE_BYTES = 512 * 1024
 """Keeps a message under one megabyte; larger pieces measured slower and dearer."""
 
+_log = logs.get_logger(__name__)
 COPY_STEP_BYTES = 4 << 20
 """Copied before the event loop has its turn: about half a millisecond."""
+MAX_SHARED_BLOCKS = 1024
+"""Most blocks in a PutShared."""
 LEASE_BLOCKS = 256
 """In one lease; those behind are read from the store's disk meanwhile."""
 RELEASE_AFTER_S = 0.02
@@ -68,7 +72,8 @@ class KvStoreNode:
         self._timeouts = timeouts
         self._outbox = outbox
         self._memory: SharedSegment | None = None
-        self._is_attached = outbox is None
+        self._may_share = outbox is not None
+        self._is_attached = not self._may_share
         self._done_leases: list[int] = []
         self._releasing: asyncio.Task[None] | None = None
         # Its own connection: blocks never stand before control frames of other calls.
@@ -93,7 +98,7 @@ class KvStoreNode:
         if self._memory is not None:
             self._memory.close()
             self._memory = None
-        self._is_attached = self._outbox is None
+        self._is_attached = not self._may_share
 
     async def find_missing(self, keys: Sequence[BlockKey]) -> list[int]:
         """Indexes of the keys that are not held, ascending."""
@@ -104,17 +109,23 @@ class KvStoreNode:
     async def put(self, blocks: Sequence[OfferedBlock], namespace: str) -> int:
         """Stores blocks, which stay as they are until then; returns how many are held now."""
         await self._attach()
-        if self._memory is None or self._outbox is None:
-            return await self._put_stream(blocks, namespace)
         held = 0
         at = 0
-        while at < len(blocks):
+        while at < len(blocks) and self._memory is not None and self._outbox is not None:
             async with self._outbox.lock:
-                offered = self._outbox.offer(blocks[at:])
+                offered = self._outbox.offer(blocks[at : at + MAX_SHARED_BLOCKS])
                 if offered is None:
                     break
                 part = blocks[at : at + offered[1]]
-                held += await self._put_shared(part, namespace, offered[0])
+                try:
+                    held += await self._put_shared(part, namespace, offered[0])
+                except grpc.aio.AioRpcError as failure:
+                    if failure.code() is not grpc.StatusCode.DATA_LOSS:
+                        raise
+                    _log.warning("kvstore can't map our memory, falling back", node=self.address)
+                    self._may_share = False
+                    self.detach()
+                    break
             at += len(part)
         return held + (await self._put_stream(blocks[at:], namespace) if at < len(blocks) else 0)
 

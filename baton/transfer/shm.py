@@ -141,6 +141,15 @@ def owner_is_dead(name: str) -> bool:
     return True
 
 
+def free_bytes() -> int:
+    """Room in the host's shared-memory file system, as far as this process sees it."""
+    try:
+        found = os.statvfs(SHM_FOLDER)
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize
+
+
 def sweep_dead_segments() -> int:
     """Removes what killed owners left behind; returns how many segments that were."""
     swept = 0

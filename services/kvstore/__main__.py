@@ -9,7 +9,7 @@ from functools import partial
 
 from baton.rpc import logs
 from baton.rpc.serve import Process, launch
-from baton.transfer.shm import SharedSegment, sweep_dead_segments
+from baton.transfer.shm import SharedSegment, free_bytes, sweep_dead_segments
 from baton.v1 import kvstore_pb2_grpc
 from services.kvstore import metrics
 from services.kvstore.directory import Directory
@@ -53,6 +53,13 @@ def _make_segment(settings: Settings) -> SharedSegment | None:
     if not settings.share_memory:
         return None
     sweep_dead_segments()
+    if (free := free_bytes()) < settings.capacity_bytes:
+        _log.warning(
+            "shared memory has no room for --capacity-bytes, blocks go over gRPC only",
+            free_bytes=free,
+            capacity_bytes=int(settings.capacity_bytes),
+        )
+        return None
     try:
         return SharedSegment.create(settings.capacity_bytes, backed=False)
     except OSError as error:

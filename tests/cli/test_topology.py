@@ -99,6 +99,17 @@ def test_workers_know_all_kvstores():
     assert [flag(spec, "--kvstore") for spec in workers] == [stores, stores]
 
 
+def test_each_kvstore_has_a_disk_folder_of_its_own():
+    options = ClusterOptions(
+        device="cpu", kvstores=2, kvstore_disk=Path("/data"), kvstore_disk_bytes="1GiB"
+    )
+
+    stores = plan(options).of_kind("kvstore")
+
+    assert [flag(spec, "--disk") for spec in stores] == ["/data/kvstore-0", "/data/kvstore-1"]
+    assert {flag(spec, "--disk-bytes") for spec in stores} == {"1GiB"}
+
+
 def test_workers_go_without_kvstore():
     topology = plan(ClusterOptions(device="cpu", kvstores=0))
 
