@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from baton.blocks import BlockKey
 from baton.rpc.channels import open_channel
 from baton.transfer.kvstore import KvStoreClient
 from baton.transfer.kvstore_memory import OfferedBlock
@@ -24,6 +25,21 @@ from bench.report import Table
 BLOCK_BYTES = 1 << 20
 CHAIN_BLOCKS = 32
 READ_CHAINS = 64
+COLUMNS = (
+    "GB on disk",
+    "blocks before",
+    "blocks recovered",
+    "recovery s",
+    "process start to ready s",
+    "filled at GB/s",
+    "read at GB/s",
+    "blocks read and right",
+)
+NOTES = (
+    f"Blocks of {BLOCK_BYTES >> 20} MB in segments of 64 MB; killed while writing: blocks in "
+    "memory only, and those on their way to the file, are lost.",
+    "Read chain by chain through leases; the system's cache was told to drop what is sealed.",
+)
 
 
 async def measure_recovery(run: Run, disk_bytes: int, folder: Path | None) -> list[Table]:
@@ -42,39 +58,18 @@ async def measure_recovery(run: Run, disk_bytes: int, folder: Path | None) -> li
 async def _measure(run: Run, disk_bytes: int, folder: Path) -> list[Table]:
     memory = ("--capacity-bytes", "256MiB", "--no-admission")
     flags = (*memory, "--disk", str(folder), "--disk-bytes", str(disk_bytes))
-    chains = []
-    segment = SharedSegment.create(CHAIN_BLOCKS * BLOCK_BYTES)
-    try:
-        run.steps.next(f"filling {disk_bytes / 1e9:.1f} GB")
-        began = time.monotonic()
-        with StoreProcess(*flags) as store:
-            client = KvStoreClient([store.address], timeouts=PATIENT, arena=segment)
-            while (stats := await _stats(store.address)).disk_used_bytes < disk_bytes * 0.97:
-                keys = fresh_keys(CHAIN_BLOCKS)
-                segment.buffer[:16] = keys[0]
-                parents = [None, *keys[:-1]]
-                blocks = [
-                    OfferedBlock(
-                        key,
-                        segment.buffer[at * BLOCK_BYTES : (at + 1) * BLOCK_BYTES],
-                        parents[at],
-                        keys[0],
-                    )
-                    for at, key in enumerate(keys)
-                ]
-                await client.put(blocks, "bench")
-                chains.append(keys)
-            fill_s = time.monotonic() - began
-            run.steps.next("kill -9 and start")
-            store.kill()
-            await client.close()
-        with StoreProcess(*flags) as store:
-            recovered = await asyncio.to_thread(store.event, "disk tier recovered")
-            ready_s = store.event("ready")["at_s"]
-            run.steps.next("reading")
-            read_rate, num_read = await _read(store.address, chains)
-    finally:
-        segment.close()
+    run.steps.next(f"filling {disk_bytes / 1e9:.1f} GB")
+    began = time.monotonic()
+    with StoreProcess(*flags) as store:
+        chains, stats = await _fill(store.address, disk_bytes)
+        fill_s = time.monotonic() - began
+        run.steps.next("kill -9 and start")
+        store.kill()
+    with StoreProcess(*flags) as store:
+        recovered = await asyncio.to_thread(store.event, "disk tier recovered")
+        ready_s = store.event("ready")["at_s"]
+        run.steps.next("reading")
+        read_rate, num_read = await _read(store.address, chains)
     row = (
         recovered["bytes"] / 1e9,
         stats.disk_block_count,
@@ -85,25 +80,34 @@ async def _measure(run: Run, disk_bytes: int, folder: Path) -> list[Table]:
         read_rate,
         num_read,
     )
-    columns = (
-        "GB on disk",
-        "blocks before",
-        "blocks recovered",
-        "recovery s",
-        "process start to ready s",
-        "filled at GB/s",
-        "read at GB/s",
-        "blocks read and right",
-    )
-    notes = (
-        f"Blocks of {BLOCK_BYTES >> 20} MB in segments of 64 MB; killed while it was writing. "
-        "in memory only, and those on their way to the file, are lost.",
-        "Read chain by chain through leases; the system's cache was told to drop what is sealed.",
-    )
-    return [Table("Recovery after kill -9", columns, (row,), notes)]
+    return [Table("Recovery after kill -9", COLUMNS, (row,), NOTES)]
 
 
-async def _read(address: str, chains: list[list[Any]]) -> tuple[float, int]:
+async def _fill(address: str, disk_bytes: int) -> tuple[list[list[BlockKey]], Any]:
+    """Puts chains until the disk is nearly full; what was put, and the last statistics."""
+    chains: list[list[BlockKey]] = []
+    segment = SharedSegment.create(CHAIN_BLOCKS * BLOCK_BYTES)
+    views = [
+        segment.buffer[at * BLOCK_BYTES : (at + 1) * BLOCK_BYTES] for at in range(CHAIN_BLOCKS)
+    ]
+    client = KvStoreClient([address], timeouts=PATIENT, arena=segment)
+    try:
+        while (stats := await _stats(address)).disk_used_bytes < disk_bytes * 0.97:
+            keys = fresh_keys(CHAIN_BLOCKS)
+            parents = [None, *keys[:-1]]
+            blocks = [
+                OfferedBlock(key, view, parent, keys[0])
+                for key, view, parent in zip(keys, views, parents, strict=True)
+            ]
+            await client.put(blocks, "bench")
+            chains.append(keys)
+    finally:
+        await client.close()
+        segment.close()
+    return chains, stats
+
+
+async def _read(address: str, chains: list[list[BlockKey]]) -> tuple[float, int]:
     client = KvStoreClient([address], timeouts=PATIENT)
     target = memoryview(bytearray(CHAIN_BLOCKS * BLOCK_BYTES))
 
