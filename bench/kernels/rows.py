@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.kernels.job import Job, Planned, Setting, size_of
+from bench.kernels.job import Call, Job, Planned, Setting, size_of
 from kernels.qk_norm_rope_write import QkNorm, Rotary, Slots
 from kernels.sample import SampleRows
 
@@ -27,7 +27,8 @@ def plan(setting: Setting) -> Iterator[Planned]:
         yield Planned("take_rows", f"{rows} x {hidden}", partial(_take_rows, setting, rows))
         heads = f"{setting.sizes.num_heads} + {setting.sizes.num_kv_heads} heads"
         yield Planned("qk_norm_rope_write", f"{rows} tokens, {heads}", partial(_qk, setting, rows))
-    rows = setting.sizes.rows[0]
+    # On GPUs at the size that samplers' published figures are of.
+    rows = setting.sizes.rows[0] if setting.device == "cpu" else 64
     for name in ("greedy", "temperature", "top-k and top-p"):
         shape = f"{rows} x {setting.sizes.vocab_size}, {name}"
         yield Planned("sample", shape, partial(_sample, setting, rows, name))
@@ -160,4 +161,12 @@ def _sample(setting: Setting, num_rows: int, name: str) -> Job:
         composed=composed,
         result=lambda returned: None,
         is_on_host=True,
+        peers=_on_device(logits, rows) if device != "cpu" else {},
     )
+
+
+def _on_device(logits: Tensor, rows: SampleRows) -> dict[str, Call]:
+    """Our own draw in a CUDA graph, where nobody waits for the tokens."""
+    from kernels.sample.cuda import draw, pack
+
+    return {"ours in a graph": partial(draw, logits, pack(rows, logits.shape[1]))}
