@@ -118,7 +118,7 @@ class BlockIndex:
             slot = self._table.find_one(print_of(key))
             if not walk.step(depth, self._table.value_view[slot] if slot >= 0 else 0):
                 return walk.matched
-        start, end = FEW_KEYS, 4 * FEW_KEYS
+        start, end = FEW_KEYS, 16 * FEW_KEYS
         while start < len(keys):
             # In growing pieces: keys may be made when they are asked for.
             slots = self._table.find(prints_of(b"".join(keys[start:end])))
@@ -127,7 +127,7 @@ class BlockIndex:
             for at in [0, *changes.tolist()]:
                 if not walk.step(start + at, int(found[at])):
                     return walk.matched
-            start, end = end, 4 * end
+            start, end = end, 16 * end
         walk.end(len(keys))
         return walk.matched
 

@@ -246,9 +246,10 @@ class Follower:
 
     async def _try_resync(self, cursor: Cursor) -> None:
         record = cursor.record
-        async with asyncio.timeout(self._timing.snapshot_timeout_s):
+        timeout_s = self._timing.snapshot_timeout_s
+        async with asyncio.timeout(timeout_s):
             last = await self._client.xrevrange(self._keys.events(record.worker_id), count=1)
-            event_seq = await fill(self._index, record, self._snapshot(record))
+        event_seq = await fill(self._index, record, self._snapshot(record), timeout_s)
         self.num_snapshots += 1
         cursor.seq = event_seq
         cursor.position = last[0][0] if last else BEGINNING

@@ -30,7 +30,8 @@ class WorkerRecord:
     context_len: int = 0
     metrics_address: str = ""
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Topology (`host` and whatever else tells near from far) and the kind of `engine`."""
+    """Topology (`host` and whatever else tells near from far), the kind of `engine`, and `events`:
+    `none` for a foreign worker that announces none."""
     transports: tuple[str, ...] = ()
     """Transports it can use for hand-offs, best first."""
     is_draining: bool = False
@@ -40,6 +41,11 @@ class WorkerRecord:
     def namespace(self) -> str:
         """The namespace of its block keys; empty without a layout."""
         return self.layout.namespace if self.layout else ""
+
+    @property
+    def announces_events(self) -> bool:
+        """Whether it says what it caches; of others gateways guess it."""
+        return self.labels.get("events") != "none"
 
     @property
     def block_size(self) -> int:

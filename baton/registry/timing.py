@@ -30,7 +30,7 @@ class Timing:
     last_retry_s: float = 1.0
     """Longest pause between two tries."""
     snapshot_timeout_s: float = 10.0
-    """Longest wait for a worker's snapshot."""
+    """Longest wait for a part of a worker's snapshot."""
 
     @property
     def stream_ttl_s(self) -> float:

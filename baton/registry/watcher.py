@@ -157,7 +157,7 @@ class Watcher:
             address=record.address,
             epoch=record.epoch,
         )
-        if record.role is not Role.KVSTORE:
+        if record.role is not Role.KVSTORE and record.announces_events:
             self.follower.follow(record)
         _call(self._on_up, record)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from baton.policy.index import BlockIndex
+from baton.policy.predicted import PredictedCaches
 from baton.registry.records import LoadRecord, WorkerRecord
 from baton.request import Role
 from baton.rpc.channels import TlsFiles
@@ -64,6 +65,7 @@ class Fleet:
     ) -> None:
         self.models = models
         self.directory = open_directory(self._on_up, self._on_down)
+        self.predicted = PredictedCaches(self.directory.index)
         self._gateway_id = gateway_id
         self._tls = tls
         self._links: dict[str, DecodeLink] = {}
@@ -122,6 +124,7 @@ class Fleet:
         self._notify()
 
     def _on_down(self, record: WorkerRecord) -> None:
+        self.predicted.forget(record.worker_id)
         # What the worker still runs may end on its stream; nothing new goes there.
         link = self._links.get(record.worker_id)
         if link is not None:

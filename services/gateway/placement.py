@@ -113,6 +113,7 @@ class Placer:
                         span.set(name, value)
                 try:
                     self._submit(cargo, worker, decision)
+                    self._predict(worker.record, keys)
                     return
                 except WorkerLost as error:
                     reason = error.message
@@ -134,6 +135,7 @@ class Placer:
         self, cargo: _Cargo, keys: Sequence[BlockKey], live: dict[str, DecodeWorker]
     ) -> Decision:
         began = time.perf_counter()
+        self._fleet.predicted.expire(time.monotonic())
         command = cargo.request.command
         table = self.tables.table(command.model, self._fleet.unreachable())
         slo = command.slo
@@ -155,6 +157,12 @@ class Placer:
             decision = choose(anyone, table, self._config, random.random())
         metrics.decision_seconds.observe(time.perf_counter() - began)
         return decision
+
+    def _predict(self, record: WorkerRecord, keys: Sequence[BlockKey]) -> None:
+        """Of a worker that announces no events, what it will cache."""
+        if not record.announces_events:
+            now = time.monotonic()
+            self._fleet.predicted.routed(record.worker_id, keys, record.num_blocks, now)
 
     def _submit(self, cargo: _Cargo, worker: DecodeWorker, decision: Decision) -> None:
         request = cargo.request

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import grpc
 
@@ -34,14 +34,15 @@ class WorkerDesk:
                 raise from_rpc_error(failure) from failure
         return _record(answer, address), _load(answer)
 
-    async def snapshot(self, record: WorkerRecord) -> AsyncIterator[SnapshotPart]:
+    async def snapshot(self, record: WorkerRecord) -> AsyncGenerator[SnapshotPart, None]:
         """All blocks that a worker caches, as they arrive. Raises a `BatonError`."""
         is_empty = True
         async with open_channel(record.address, self._tls) as channel:
             stub = stubs.WorkerServiceStub(channel)
             try:
                 request = pb.SnapshotBlocksRequest()
-                async for part in stub.SnapshotBlocks(request, timeout=ANSWER_SECONDS):
+                # No deadline: a million blocks may take a while; who reads limits each part's wait.
+                async for part in stub.SnapshotBlocks(request):
                     is_empty = False
                     yield SnapshotPart(part.epoch, part.event_seq, part.keys)
             except grpc.aio.AioRpcError as failure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -44,6 +45,23 @@ async def test_a_request_goes_where_its_prefix_is_cached(world, holder):
     await finish(task, workers[holder])
 
     assert workers[1 - holder].submissions == []
+
+
+async def test_of_a_worker_without_events_the_gateway_guesses_what_it_caches(world):
+    workers = [await world.add(f"decode-{index}") for index in range(2)]
+    known = world.directory.workers
+    known["decode-1"] = replace(known["decode-1"], labels={"events": "none"})
+    world.directory.loads["decode-0"] = LoadRecord(num_running=60, num_waiting=60)
+    prompt = LONG * 3
+
+    task = world.start(prompt)
+    await workers[1].submitted()
+    await finish(task, workers[1])
+
+    keys = keys_of(world, prompt)
+    assert world.directory.index.match(keys) == {"decode-1": len(keys)}
+    world.directory.down("decode-1")
+    assert world.directory.index.match(keys) == {}
 
 
 async def test_only_the_tenants_own_cache_counts(world):

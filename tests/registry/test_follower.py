@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
-from registry_world import World, block_key, eventually
+from registry_world import FAST, World, block_key, eventually, make_record
 from structlog.testing import capture_logs
 
+from baton.registry.announcer import Announcer
 from baton.registry.embedded import EmbeddedRedis
 from baton.registry.keys import Keys
 from baton.request import Role
@@ -178,6 +180,19 @@ async def test_a_kvstore_is_seen_and_not_asked_for_blocks(world: World) -> None:
     assert watcher.follower._cursors == {}
 
 
+async def test_a_foreign_worker_is_seen_and_not_followed(world: World) -> None:
+    watcher = await world.watcher()
+    record = replace(make_record("f0", "e1"), labels={"events": "none"})
+    announcer = Announcer(world.url, record, keys=world.keys, timing=FAST)
+    world.announcers.append(announcer)
+
+    await announcer.start()
+    await eventually(lambda: "f0" in watcher.workers)
+
+    assert watcher.follower._cursors == {}
+    assert world.num_asked == 0
+
+
 async def test_two_watchers_agree(world: World) -> None:
     watchers = [await world.watcher(), await world.watcher()]
     workers = [await world.worker(f"d{number}") for number in range(3)]
@@ -190,3 +205,21 @@ async def test_two_watchers_agree(world: World) -> None:
 
     chain = [block_key(number) for number in range(5)]
     assert [watcher.index.match(chain) for watcher in watchers] == [{"d0": 1, "d1": 2, "d2": 3}] * 2
+
+
+async def test_a_snapshot_of_a_later_epoch_is_given_up_and_asked_for_again(world: World) -> None:
+    watcher = await world.watcher()
+    elder = await world.worker("d0", "e1")
+    elder.store(1)
+    await eventually(lambda: world.shows(watcher, elder))
+    await elder.crash()
+    world.may_answer.clear()
+    elder.announcer._events.drop()
+
+    younger = await world.worker("d0", "e2")
+    younger.store(5, 6, 7)
+    world.may_answer.set()
+
+    await eventually(lambda: watcher.workers["d0"].epoch == "e2")
+    await eventually(lambda: world.shows(watcher, younger))
+    assert len(watcher.index) >= 3

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,43 @@ async def test_an_acl_user_needs_no_more_than_the_documented_rights(keys: Keys) 
     with running(port, *server(port, *user, "--user", "default", "off")):
         async with make_world(f"redis://baton:s3cret@127.0.0.1:{port}/0", Keys()) as world:
             await lives(world)
+
+
+@asynccontextmanager
+async def slow(port: int, delay_s: float) -> AsyncIterator[int]:
+    """A port behind which a server's replies arrive so much later."""
+    carriers: set[asyncio.Task[None]] = set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, s: float) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                await asyncio.sleep(s)
+                writer.write(data)
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        beyond, onward = await asyncio.open_connection("127.0.0.1", port)
+        for task in (carry(reader, onward, 0.0), carry(beyond, writer, delay_s)):
+            carriers.add(asyncio.create_task(task))
+
+    listener = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield listener.sockets[0].getsockname()[1]
+    finally:
+        listener.close()
+        for task in carriers:
+            task.cancel()
+        await asyncio.gather(*carriers, return_exceptions=True)
+
+
+async def test_a_slow_redis_is_no_lost_one(keys: Keys) -> None:
+    with EmbeddedRedis() as redis:
+        async with (
+            slow(redis.port, FAST.reply_timeout_s / 6) as port,
+            make_world(f"redis://127.0.0.1:{port}/0", keys) as world,
+        ):
+            await lives(world)
+            assert world.downs == [("d0", "e1")]
 
 
 @pytest.fixture(scope="module")

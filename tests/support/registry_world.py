@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
 from baton.blocks import BlockKey, KvLayout
@@ -146,7 +146,7 @@ class World:
         await watcher.start()
         return watcher
 
-    async def snapshot(self, record: WorkerRecord) -> AsyncIterator[SnapshotPart]:
+    async def snapshot(self, record: WorkerRecord) -> AsyncGenerator[SnapshotPart, None]:
         """What a worker answers when asked for its blocks."""
         if self.refuse_snapshots:
             self.refuse_snapshots -= 1
