@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from functools import partial
+from math import inf
 
 from baton.policy.decision import Decision, Option
 from baton.policy.table import EQUAL_MS, WorkerTable
-from baton.policy.weighing import Aims, DecodeCost, PromptCost, option, weigh
+from baton.policy.weighing import (
+    Aims,
+    DecodeCost,
+    PromptCost,
+    option,
+    remote_cost,
+    waiting_ms,
+    weigh,
+)
 from baton.policy.workers import Prefill, RouteRequest, RoutingConfig, WorkerState
 from baton.request import Role
+
+ALWAYS_WEIGHED = 2
+"""Prefill workers that are weighed for a decode worker even where they can't win."""
+HOPELESS = 1.2
+"""A way whose cost is at least so many times the least one so far is no near tie."""
 
 _Pair = tuple[float, float, DecodeCost, PromptCost | None]
 """Cost, TTFT, decode worker, and prefill worker or None: local."""
@@ -61,7 +75,9 @@ def _pairs(
 ) -> list[_Pair]:
     """All ways worth weighing, with their costs."""
     sources = [PromptCost.of(request, state) for state in prefills]
+    sources.sort(key=_ready)
     pairs: list[_Pair] = []
+    least = inf
     for state in decodes:
         decode = DecodeCost.of(request, state, aims, config)
         namespace = state.view.namespace
@@ -73,10 +89,21 @@ def _pairs(
         if not remotes or not _insists(config):
             cost, ttft, *_ = weigh(request, decode, None, aims, config)
             pairs.append((cost, ttft, decode, None))
-        for remote in remotes:
-            cost, ttft, *_ = weigh(request, decode, remote, aims, config)
+            least = min(least, cost)
+        before_ms = decode.room_ms + decode.join_ms
+        for number, remote in enumerate(remotes):
+            # Those that follow are ready later still.
+            floor = waiting_ms(before_ms + remote.ready_ms, aims) + decode.remote_rest_ms
+            if number >= ALWAYS_WEIGHED and floor > HOPELESS * least:
+                break
+            cost, ttft = remote_cost(request, decode, remote, aims)
             pairs.append((cost, ttft, decode, remote))
+            least = min(least, cost)
     return pairs
+
+
+def _ready(source: PromptCost) -> float:
+    return source.ready_ms
 
 
 def _insists(config: RoutingConfig) -> bool:

@@ -49,6 +49,12 @@ def miss_share(predicted_ms: float, target_ms: float) -> float:
     return max(0.0, (predicted_ms / target_ms - MISS_FROM) / (MISS_TO - MISS_FROM))
 
 
+def waiting_ms(ttft_ms: float, aims: Aims) -> float:
+    """What waiting for the first token costs by itself: little more once it is too late."""
+    late_ms = ttft_ms - MISS_TO * aims.ttft_ms
+    return ttft_ms if late_ms <= 0 else ttft_ms - (1.0 - LATE_WEIGHT) * late_ms
+
+
 # Neither is frozen, that takes three times as long to make. Nobody changes one.
 @dataclass(slots=True)
 class PromptCost:
@@ -63,11 +69,8 @@ class PromptCost:
     compute_ms: float
     steps: float
     """Steps that its own chunks take."""
-
-    @property
-    def ready_ms(self) -> float:
-        """Until the prompt is computed."""
-        return self.queue_ms + self.fetch_ms + self.compute_ms
+    ready_ms: float
+    """Until the prompt is computed: the sum of the three."""
 
     @classmethod
     def of(cls, request: RouteRequest, state: WorkerState) -> PromptCost:
@@ -97,6 +100,7 @@ class PromptCost:
             fetch_ms,
             total_ms - waiting_ms,
             computed / state.budget,
+            queue_ms + fetch_ms + total_ms - waiting_ms,
         )
 
 
@@ -117,6 +121,10 @@ class DecodeCost:
     """Later tokens of all for as long as it stays, weighted."""
     missed_before: float
     """Share of the worker's streams that miss their target without it."""
+    num_missing_bytes: int
+    """Of blocks that it lacks: what a hand-off would move."""
+    remote_rest_ms: float = 0.0
+    """What a hand-off costs besides the TTFT, from whichever prefill worker."""
 
     @classmethod
     def of(
@@ -138,7 +146,8 @@ class DecodeCost:
             # One of those that run ends, on average, every so many steps.
             ends_ms = aims.output_tokens * max(state.itl_ms, itl) / max(1, view.num_running)
             room_ms = (view.num_waiting + 1) * ends_ms
-        return cls(
+        num_missing = request.num_tokens - prompt.num_cached_tokens
+        cost = cls(
             prompt,
             room_ms,
             # Half a step until the engine looks, then the step that it runs before it tells.
@@ -147,7 +156,11 @@ class DecodeCost:
             base_itl_ms + grown,
             config.stall_weight * tokens_ms,
             miss_share(base_itl_ms, config.target_itl_ms) if state.num_streams else 0.0,
+            -(-num_missing // max(1, view.block_size)) * view.block_bytes,
         )
+        misses_ms = aims.miss_ms * _itl_misses(cost, cost.itl_ms, aims, config)
+        cost.remote_rest_ms = cost.share_ms + misses_ms + view.failure_ms
+        return cost
 
 
 def weigh(
@@ -170,13 +183,11 @@ def weigh(
         stall_ms = max(0.0, prompt.compute_ms - prompt.steps * state.itl_ms)
     else:
         prompt = prefill
-        handoff_ms = _handoff_ms(request, decode.prompt, prefill)
+        handoff_ms = _handoff_ms(request, decode, prefill)
         join_ms = decode.join_ms
     ttft_ms = decode.room_ms + prompt.ready_ms + handoff_ms + join_ms
     itl_ms = decode.itl_ms + stall_ms / aims.output_tokens
-    missed = miss_share(itl_ms, config.target_itl_ms)
-    own_missed = min(1.0, miss_share(itl_ms, aims.itl_ms))
-    itl_misses = num_streams * (missed - decode.missed_before) + own_missed
+    itl_misses = _itl_misses(decode, itl_ms, aims, config)
     view = state.view
     failure_ms = view.failure_ms + (prefill.state.view.failure_ms if prefill is not None else 0.0)
     late_ms = max(0.0, ttft_ms - MISS_TO * aims.ttft_ms)
@@ -195,6 +206,22 @@ def weigh(
         failure_ms,
     )
     return sum(terms), ttft_ms, itl_ms, terms
+
+
+def remote_cost(
+    request: RouteRequest, decode: DecodeCost, prefill: PromptCost, aims: Aims
+) -> tuple[float, float]:
+    """(cost, TTFT) as `weigh` has them for a prefill worker, in a third of the time."""
+    handoff_ms = _handoff_ms(request, decode, prefill)
+    ttft_ms = decode.room_ms + decode.join_ms + prefill.ready_ms + handoff_ms
+    cost_ms = ttft_ms + decode.remote_rest_ms + prefill.state.view.failure_ms
+    share = ttft_ms / aims.ttft_ms
+    if share > MISS_TO:
+        late_ms = ttft_ms - MISS_TO * aims.ttft_ms
+        cost_ms += aims.miss_ms + (LATE_WEIGHT - 1.0) * late_ms
+    elif share > MISS_FROM:
+        cost_ms += aims.miss_ms * (share - MISS_FROM) / (MISS_TO - MISS_FROM)
+    return cost_ms, ttft_ms
 
 
 _SMALLEST = RouteRequest(num_tokens=1)
@@ -225,16 +252,23 @@ TERMS = (
 """Names of what `weigh` adds up, in order. The first six are the predicted TTFT."""
 
 
-def _handoff_ms(request: RouteRequest, decode: PromptCost, prefill: PromptCost) -> float:
+def _itl_misses(decode: DecodeCost, itl_ms: float, aims: Aims, config: RoutingConfig) -> float:
+    """How many more sequences of the worker miss their ITL target, this one included."""
+    missed = miss_share(itl_ms, config.target_itl_ms)
+    own_missed = min(1.0, miss_share(itl_ms, aims.itl_ms))
+    return decode.prompt.state.num_streams * (missed - decode.missed_before) + own_missed
+
+
+def _handoff_ms(request: RouteRequest, decode: DecodeCost, prefill: PromptCost) -> float:
     """The part of a hand-off that computing does not hide: at least that of the last chunk."""
-    view = decode.state.view
-    missing = request.num_tokens - decode.num_cached_tokens
-    num_bytes = -(-missing // max(1, view.block_size)) * view.block_bytes
-    road = view.learned.road(prefill.state.view.worker_id)
-    moving_ms = num_bytes / road.bytes_per_us / 1e3
-    last = min(1.0, prefill.state.budget / max(1, missing))
-    exposed_ms = max(moving_ms - prefill.compute_ms, moving_ms * last)
-    return road.setup_us / 1e3 + exposed_ms
+    road = decode.prompt.state.view.learned.road(prefill.state.view.worker_id)
+    moving_ms = decode.num_missing_bytes / road.bytes_per_us / 1e3
+    num_missing = request.num_tokens - decode.prompt.num_cached_tokens
+    exposed_ms = moving_ms
+    if num_missing > prefill.state.budget:
+        exposed_ms = moving_ms * prefill.state.budget / num_missing
+    hidden_too_ms = moving_ms - prefill.compute_ms
+    return road.setup_us / 1e3 + (hidden_too_ms if hidden_too_ms > exposed_ms else exposed_ms)
 
 
 def option(

@@ -169,7 +169,7 @@ class WorkerState:
         token_ms = steps.prompt_token_us / 1e3
         step_ms = itl_ms / turns
         if num_tokens:
-            step_ms = chunk_step_ms + token_ms * min(num_tokens, budget)
+            step_ms = max(step_ms, chunk_step_ms + token_ms * min(num_tokens, budget))
         alone_ms = steps.decode_us(1, 0) / 1e3
         return cls(
             view=view,
