@@ -94,7 +94,7 @@ def _run(setting: Setting, only: tuple[str, ...], console: Console, *, is_quick:
         console.print(f"{name:9} {value}", highlight=False, markup=False)
     torch.manual_seed(1)
     jobs = plan(setting, only)
-    budget = Budget(0.01, 2, 3) if is_quick else Budget(0.2, 5, 40)
+    budget = Budget(0.01, 0.1, 2, 3) if is_quick else Budget(0.2, 1.5, 5, 40)
     watch = Stopwatch(setting.device, budget)
     rates = measure_rates(watch, setting.device, setting.dtype)
     with Steps(console) as steps:

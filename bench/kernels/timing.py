@@ -19,11 +19,13 @@ class Budget:
     """How long to measure."""
 
     seconds: float
-    """Of each call, without what flushing takes."""
+    """Of each call, without what flushing takes: enough."""
+    wall_seconds: float
+    """Of all calls and flushes together: too much, however short the calls are."""
     least: int
     """Repetitions at least."""
     most: int
-    flush_bytes: int = 256 * 2**20
+    flush_bytes: int = 128 * 2**20
     """Written before each call: more than the last cache of a CPU or a GPU holds."""
 
 
@@ -49,23 +51,25 @@ class Stopwatch:
         for call in calls:
             call()
         times: list[list[float]] = [[] for _ in calls]
+        end = time.perf_counter() + self._budget.wall_seconds
         while len(times[0]) < self._budget.most:
             for call, found in zip(calls, times, strict=True):
                 found.append(one(call))
             is_enough = len(times[0]) >= self._budget.least
-            if is_enough and min(map(sum, times)) > self._budget.seconds:
+            is_long = min(map(sum, times)) > self._budget.seconds or time.perf_counter() > end
+            if is_enough and is_long:
                 break
         return [median(found) for found in times]
 
     def _by_clock(self, call: Call) -> float:
-        self._flushed.add_(1)
+        self._flushed.fill_(1)
         began = time.perf_counter()
         call()
         return time.perf_counter() - began
 
     def _by_events(self, call: Call) -> float:
         """Wall time from an idle GPU to an idle GPU: for calls that read results on the host."""
-        self._flushed.add_(1)
+        self._flushed.fill_(1)
         torch.cuda.synchronize()
         began = time.perf_counter()
         call()
@@ -87,7 +91,7 @@ class Stopwatch:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             for _ in range(_CALLS_PER_GRAPH):
-                self._flushed.add_(1)
+                self._flushed.fill_(1)
                 call()
         graph.replay()
         start, end = (_event() for _ in range(2))

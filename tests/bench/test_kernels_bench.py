@@ -42,7 +42,7 @@ TINY = replace(
     mla=(2, 2, 20),
 )
 SETTING = Setting("cpu", torch.float32, TINY)
-WATCH = Stopwatch("cpu", Budget(0.0, 1, 1, flush_bytes=64))
+WATCH = Stopwatch("cpu", Budget(0.0, 0.0, 1, 1, flush_bytes=64))
 RATES = Rates(10e9, 20e9, 100e9)
 
 
