@@ -47,7 +47,7 @@ FORBIDDEN = {
     "baton.text": {"torch", "grpc", "transformers"},
     "baton.guides": {"torch", "grpc", "google", "transformers", "tokenizers"},
     "baton.engine": {"grpc", "google", "redis", "transformers"},
-    "baton.policy": {"torch", "numpy", "grpc", "google", "redis"},
+    "baton.policy": {"torch", "grpc", "google", "redis"},
     "kernels": {"baton", "services", "grpc", "google", "transformers"},
 }
 
