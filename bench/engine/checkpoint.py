@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from baton.engine.model.config import ModelConfig, read_config
 from baton.engine.model.weights import tensor_shapes
@@ -63,7 +64,19 @@ def write_checkpoint(folder: Path, sizes: Sizes) -> ModelConfig:
         for name, shape in tensor_shapes(config).items()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    _write_tokenizer(folder)
     return config
+
+
+def _write_tokenizer(folder: Path) -> None:
+    """A token per byte: nobody encodes text here, but OpenVINO's pipeline wants a tokenizer."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
 
 
 def num_step_weights(config: ModelConfig) -> int:

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -23,6 +24,17 @@ _FLAGS = (
 )
 _COMPILERS = ("g++", "clang++", "c++")
 _TIMEOUT_S = 120
+
+
+LEVELS: dict[str, dict[str, frozenset[str]]] = {
+    "x86_64": {
+        "x86-64-v4": frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "fma"}),
+        "x86-64-v3": frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"}),
+        "x86-64-v2": frozenset({"sse4_2", "ssse3", "popcnt", "cx16"}),
+    },
+    "aarch64": {"armv8-a": frozenset({"asimd"})},
+}
+"""What an image brings builds for, best first, with the features of a CPU that runs them."""
 
 
 class NativeUnavailable(Exception):
@@ -52,6 +64,31 @@ def build(march: str = "native", folder: Path | None = None) -> Path:
         raise NativeUnavailable(f"{folder} cannot be written ({error})") from error
     _log.info("native kernels built file=%s seconds=%.1f", target, time.perf_counter() - began)
     return target
+
+
+def prebuild(folder: Path) -> list[Path]:
+    """A library for every level of this kind of machine, for images without a compiler."""
+    made = []
+    for level in LEVELS.get(platform.machine(), {}):
+        path = folder / f"baton-{level}.so"
+        build(level, folder).replace(path)
+        made.append(path)
+    return made
+
+
+def find_prebuilt(folder: Path) -> Path:
+    """The best library in a folder that this CPU runs. Raises NativeUnavailable."""
+    for level, needed in LEVELS.get(platform.machine(), {}).items():
+        path = folder / f"baton-{level}.so"
+        if needed <= _features() and path.is_file():
+            return path
+    raise NativeUnavailable(f"{folder} (BATON_NATIVE) has no library for this CPU")
+
+
+def _features() -> frozenset[str]:
+    named = ("flags", "Features")
+    lines = (line.partition(":") for line in _cpu().splitlines())
+    return frozenset(w for name, _, words in lines if name.strip() in named for w in words.split())
 
 
 def _compiler() -> str:
@@ -112,3 +149,9 @@ def _cache_folder() -> Path:
         return Path.home() / ".cache" / "baton" / "native"
     except RuntimeError as error:
         raise NativeUnavailable(f"there is no cache folder ({error})") from error
+
+
+if __name__ == "__main__":
+    # As a script it needs neither torch nor any other package.
+    for each in prebuild(Path(sys.argv[1])):
+        print(each)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.native.build import NativeUnavailable, build
+from kernels.native.build import NativeUnavailable, build, find_prebuilt
 
 _ABI = 1
 
@@ -179,15 +179,11 @@ def is_float_arena(kv: Tensor) -> bool:
 @cache
 def _find() -> ctypes.CDLL | NativeUnavailable:
     try:
-        return _load(_prebuilt() or build())
+        # An image brings libraries along; it has no compiler.
+        prebuilt = os.environ.get("BATON_NATIVE")
+        return _load(find_prebuilt(Path(prebuilt)) if prebuilt else build())
     except NativeUnavailable as error:
         return error
-
-
-def _prebuilt() -> Path | None:
-    """A library that an image brings along, named by the environment's BATON_NATIVE."""
-    named = os.environ.get("BATON_NATIVE")
-    return Path(named) if named else None
 
 
 def _load(path: Path) -> ctypes.CDLL:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from kernels import native
 from kernels.native.build import NativeUnavailable, build
+from kernels.native.library import forget
 from kernels.native.packed import FORMS, PackedMatrix, quantise
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="needs a C++ compiler")
@@ -155,3 +156,30 @@ def test_a_compiler_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.Monke
         build(folder=tmp_path / "cache")
 
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_an_image_brings_libraries_for_kinds_of_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Path(native.__file__).with_name("build.py")
+    done = subprocess.run(
+        [sys.executable, "-I", str(script), str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    made = [Path(line) for line in done.stdout.split()]
+    assert sorted(tmp_path.iterdir()) == sorted(made)
+    matrix, x = PackedMatrix(_normal(40, 30), None, "float32"), _normal(3, 30)
+    expected = matrix(x)
+
+    monkeypatch.setenv("BATON_NATIVE", str(tmp_path))
+    monkeypatch.setenv("PATH", "/nowhere")
+    forget()
+    try:
+        torch.testing.assert_close(matrix(x), expected)
+        for path in made:
+            path.unlink()
+        forget()
+        assert not native.is_available()
+    finally:
+        monkeypatch.undo()
+        forget()
