@@ -172,10 +172,14 @@ def check_kernels() -> list[Finding]:
         advice = "BATON_KERNELS=reference runs without the fast ones."
         return [Finding(Grade.FAIL, f"self-check on {device} failed: {error}", advice)]
     chosen = ", ".join(f"{op} {name}" for op, name in ops.chosen.items() if name != "reference")
-    return [
+    findings = [
         Finding(Grade.OK, f"{len(ops.chosen)} ops agree with their references on {device}"),
         Finding(Grade.OK, f"faster than the reference: {chosen or 'none'}"),
     ]
+    if device == "cpu" and not ops.is_native:
+        advice = "They are several times faster: install g++, or look at BATON_KERNELS."
+        findings.append(Finding(Grade.WARN, "native kernels do not run", advice))
+    return findings
 
 
 def check_model(folder: Path) -> list[Finding]:
