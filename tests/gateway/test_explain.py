@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import pytest
 from rich.console import Console
 
-from baton.cli.explain import tell
+from baton.cli.errors import CommandError
+from baton.cli.explain import run_explain, tell
 from baton.errors import EngineFailed
 from baton.request import FinishReason, SequenceTimings
 from baton.rpc.status import StatusInterceptor
@@ -21,14 +24,19 @@ LONG = "the quick brown fox jumps over the lazy dog, and again"
 
 
 @pytest.fixture
-async def stub(world: World):
+async def address(world: World):
     server = grpc.aio.server(interceptors=(StatusInterceptor(),))
     ExplainService(world.placer.decisions).register(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield stubs.ExplainServiceStub(channel)
+    yield f"127.0.0.1:{port}"
     await server.stop(None)
+
+
+@pytest.fixture
+async def stub(address: str):
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield stubs.ExplainServiceStub(channel)
 
 
 async def ask(stub, request_id: str = "request-1") -> pb.ExplainResponse:
@@ -116,3 +124,22 @@ async def test_what_first_tokens_take_beyond_the_prediction_is_learnt(world):
 
     assert world.placer.decisions.overhead_ms != before
     assert world.placer.decisions.output_tokens == len(world.ids("the quick"))
+
+
+async def test_the_command_prints_a_requests_story(world, address, capsys):
+    worker = await world.add()
+    task = world.start()
+    await (await worker.submitted()).send(end=FinishReason.LENGTH)
+    await task
+
+    code = await asyncio.to_thread(run_explain, address, "request-1", most=8)
+
+    assert code == 0
+    printed = capsys.readouterr().out
+    assert "decode-0" in printed
+    assert "ended: ok" in printed
+
+
+async def test_the_command_says_what_to_do_about_an_unknown_request(address):
+    with pytest.raises(CommandError, match=r"knows no request 'nobody'.*on its own address"):
+        await asyncio.to_thread(run_explain, address, "nobody", most=8)
