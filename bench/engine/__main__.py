@@ -7,6 +7,7 @@ import importlib.util
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,13 @@ def main(
     ] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Times that every cell is measured.")] = 3,
     threads: Annotated[int, typer.Option(min=0, help="Of every engine; 0: the cores.")] = 0,
+    ablate: Annotated[
+        bool, typer.Option(help="Also with other weights, and with parts left out.")
+    ] = True,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps the checkpoint, and peers' forms of it beside it."),
+    ] = None,
     peer_openvino: Annotated[
         Path | None,
         typer.Option(help="Virtual environment with openvino-genai and optimum-intel."),
@@ -52,11 +60,13 @@ def main(
     Prints tables and writes them as markdown and JSON. A full run takes about four minutes.
     """
     console = Console(width=None if sys.stdout.isatty() else 200)
-    specs = [*our_subjects(), *_peers(peer_openvino, console)]
+    ours = our_subjects() if ablate else our_subjects()[:1]
+    specs = [*ours, *_peers(peer_openvino, console)]
 
     async def work() -> int:
-        report = await _measure(specs, console, threads or num_cores(), rounds, is_quick=quick)
-        write(report, out, "engine-quick" if quick else "engine", console)
+        plan = Plan(tuple(specs), checkpoint, threads or num_cores(), rounds)
+        report = await _measure(plan, console, is_quick=quick)
+        write(report, out, _stem(is_quick=quick, is_part=not ablate), console)
         for warning in report.warnings:
             console.print(f"not for quoting: {warning}", style="bold yellow")
         return 0
@@ -67,6 +77,11 @@ def main(
         console.print(f"\nbenchmark failed: {error}", style="bold red", markup=False)
         code = 1
     sys.exit(code)
+
+
+def _stem(*, is_quick: bool, is_part: bool) -> str:
+    """A partial or quick run must not take the place of a whole one."""
+    return "-".join(["engine", *(["part"] if is_part else []), *(["quick"] if is_quick else [])])
 
 
 def _peers(venv: Path | None, console: Console) -> list[SubjectSpec]:
@@ -82,12 +97,20 @@ def _peers(venv: Path | None, console: Console) -> list[SubjectSpec]:
     return peers
 
 
-async def _measure(
-    specs: list[SubjectSpec], console: Console, threads: int, rounds: int, *, is_quick: bool
-) -> Report:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run."""
+
+    specs: tuple[SubjectSpec, ...]
+    checkpoint: Path | None
+    threads: int
+    rounds: int
+
+
+async def _measure(plan: Plan, console: Console, *, is_quick: bool) -> Report:
     machine = describe_machine()
     machine["command"] = " ".join(["python -m bench.engine", *sys.argv[1:]])
-    machine["threads"] = str(threads)
+    machine["threads"] = str(plan.threads)
     for name, value in machine.items():
         console.print(f"{name:9} {value}", highlight=False, markup=False)
     load, began = load_average(), time.monotonic()
@@ -95,16 +118,18 @@ async def _measure(
         console.print(f"the machine is busy: load average {load:.2f}", style="yellow")
     found: list[Table] = []
     with tempfile.TemporaryDirectory() as scratch, Steps(console) as steps:
-        model = Path(scratch) / "small"
+        model = plan.checkpoint or Path(scratch) / "small"
         config = write_checkpoint(model, TINY if is_quick else SMALL)
-        floors = measure_floors(threads)
+        floors = measure_floors(plan.threads)
         run = Run(is_quick, steps, console)
         try:
             async with asyncio.timeout(LIMIT_S):
-                measured = await run_cells(run, specs, model, config, (threads, rounds))
+                measured = await run_cells(
+                    run, plan.specs, model, config, (plan.threads, plan.rounds)
+                )
         except TimeoutError:
             raise BenchFailed(f"the run was not done within {LIMIT_S:.0f} s.") from None
-        found += tables(measured, [spec.title for spec in specs], floors, config)
+        found += tables(measured, [spec.title for spec in plan.specs], floors, config)
         found.append(error_table(measure_errors()))
     seconds = time.monotonic() - began
     part = PartResult("Engine on a CPU", seconds, load, load_average(), tuple(found))

@@ -64,6 +64,7 @@ class OpenVino:
     ) -> tuple[list[float], list[list[int]]]:
         config = self._genai.GenerationConfig()
         config.max_new_tokens = num_tokens
+        config.set_eos_token_id(0)
         config.ignore_eos = True
         config.do_sample = False
         handles = []

@@ -17,7 +17,7 @@ from bench.options import Run
 BATCHES = (1, 8, 32)
 PROMPTS = (512, 2048)
 DECODE_PROMPT_LEN = 128
-_NUM_TOKENS = {1: 24, 8: 16, 32: 10}
+_NUM_TOKENS = {1: 16, 8: 8, 32: 6}
 
 
 @dataclass(slots=True)

@@ -20,12 +20,13 @@ def tables(
     measured: Measured, titles: Sequence[str], floors: Floors, config: ModelConfig
 ) -> list[Table]:
     """Floors first."""
-    return [
+    made = [
         _floors(floors),
         _times(measured, titles, floors, config),
         _ratios(measured, titles, floors, config),
         _ablation(measured, titles),
     ]
+    return [table for table in made if table.rows]
 
 
 def _floors(floors: Floors) -> Table:
