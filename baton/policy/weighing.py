@@ -154,7 +154,7 @@ class DecodeCost:
             2 * 1.5 * state.step_ms,
             grown,
             base_itl_ms + grown,
-            config.stall_weight * tokens_ms,
+            config.share_weight * tokens_ms,
             miss_share(base_itl_ms, config.target_itl_ms) if state.num_streams else 0.0,
             -(-num_missing // max(1, view.block_size)) * view.block_bytes,
         )

@@ -39,8 +39,10 @@ class RoutingConfig:
     """Expected length of answers, while nothing better is known."""
     miss_factor: float = 1.0
     """A missed target costs as much as this many times `target_ttft_ms`."""
-    stall_weight: float = 0.1
-    """A millisecond by which other requests' tokens come later, against one of this one's TTFT."""
+    stall_weight: float = 0.8
+    """A millisecond that a prompt holds up one running stream, against one of its own TTFT."""
+    share_weight: float = 0.1
+    """A millisecond by which tokens come later while the sequence stays, against the same."""
     tie_share: float = 0.05
     """Options within this share of the least cost's TTFT, or `tie_ms`, are near ties."""
     tie_ms: float = 1.0

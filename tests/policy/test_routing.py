@@ -102,7 +102,7 @@ def test_running_streams_are_spared_a_long_prompt() -> None:
 
 
 def test_a_short_prompt_is_not_worth_a_hand_off() -> None:
-    busy = decode("a", num_running=8)
+    busy = decode("a", num_running=1)
 
     lengths = [
         num_tokens
@@ -128,7 +128,7 @@ def test_prompts_are_deflected_to_decode_workers_with_slack_when_prefill_queues(
 
 def test_an_itl_target_in_danger_keeps_prompts_away() -> None:
     def busy(itl_us: float) -> WorkerView:
-        return decode("a", num_running=4, learned=Learned(itl_us=itl_us))
+        return decode("a", num_running=1, learned=Learned(itl_us=itl_us))
 
     queueing = prefill("p", num_queued_tokens=4000)
 
