@@ -136,12 +136,12 @@ def _detail_table(points: Sequence[Point]) -> Table:
             "ITL p90 ms",
             "remote %",
             "cached %",
-            "|error| p50 ms",
+            "error p50 ms",
             "gain %",
         ),
         tuple(rows),
         (
-            "|error|: predicted against simulated TTFT; the workers' models are learnt in the run",
+            "error: predicted against simulated TTFT; the workers' models are learnt in the run",
             "gain: good requests over those of the better of always local and always remote",
         ),
     )
