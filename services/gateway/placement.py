@@ -124,10 +124,9 @@ class Placer:
     async def _chain(self, layout: KvLayout, cargo: _Cargo) -> Sequence[BlockKey]:
         root = root_key(layout.namespace, cargo.request.command.cache_salt)
         keys = KeyChain(root, cargo.token_ids, layout.block_size)
-        # What nobody caches is not hashed at all.
-        if len(cargo.token_ids) > LONG_PROMPT_TOKENS and self._fleet.directory.index.match(
-            keys[:1]
-        ):
+        # What nobody caches is hardly hashed at all.
+        is_long = len(cargo.token_ids) > LONG_PROMPT_TOKENS
+        if is_long and self._fleet.directory.index.match(keys[:1]):
             await asyncio.to_thread(keys.__getitem__, -1)
         return keys
 
