@@ -27,6 +27,9 @@ TICK_S = 0.05
 """How often a hall in which somebody waits looks for new room and for those that are late."""
 POOL_AGE_S = 0.2
 """How old the view of the workers may be: load records come no faster."""
+DRAIN_REQUESTS = 16
+"""So many must have been let in before their rate says anything: one short request that passes
+beside a long one would make the line look endless."""
 DRAIN_WINDOW_S = 0.25
 """At least so much time is measured at once, so that one batch's end is no rate."""
 
@@ -137,6 +140,7 @@ class Hall:
         self._seen_at = -inf
         self._tick: asyncio.TimerHandle | None = None
         self._drained = 0.0
+        self._num_drained = 0
         self._drained_since = 0.0
         self._is_pumping = False
         self._shown: set[tuple[str, str, str]] = set()
@@ -162,7 +166,7 @@ class Hall:
         """Puts a request in line. Raises `Overloaded` if it would come too late."""
         now = time.monotonic()
         if not self.queue:
-            self._drained, self._drained_since = 0.0, now
+            self._drained, self._num_drained, self._drained_since = 0.0, 0, now
         wait_s = self._wait_s(ticket.tenant, ticket.band)
         passed_s = now - ticket.arrived_at
         start_s = self._start_s(ticket.demand)
@@ -289,6 +293,7 @@ class Hall:
                 self._turn_away(ticket, passed_s)
                 continue
             self._drained += ticket.demand.cost
+            self._num_drained += 1
             self._let_in(ticket)
         self._measure(now)
         self._is_pumping = False
@@ -312,9 +317,9 @@ class Hall:
     def _measure(self, now: float) -> None:
         """Learns how fast the line drains. A line that ran empty was not always there."""
         seconds = now - self._drained_since
-        if seconds >= DRAIN_WINDOW_S and self._drained:
+        if seconds >= DRAIN_WINDOW_S and self._num_drained >= DRAIN_REQUESTS:
             self.forecast.drained(self._drained, seconds)
-            self._drained, self._drained_since = 0.0, now
+            self._drained, self._num_drained, self._drained_since = 0.0, 0, now
 
     def _on_tick(self) -> None:
         """Room may have come from elsewhere, and some may have waited too long."""
