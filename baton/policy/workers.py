@@ -149,11 +149,6 @@ class WorkerState:
     step_ms: float
     """The step that it is likely to be in; 0: it is idle."""
 
-    @property
-    def queued_ms(self) -> float:
-        """Milliseconds until all prompts that it has to compute are computed."""
-        return self.step_ms / 2 + self.prompt_ms(0, 0) if self.num_pending_tokens else 0.0
-
     @classmethod
     def of(cls, view: WorkerView) -> WorkerState:
         """What follows from a view."""

@@ -81,11 +81,6 @@ class KvStoreNode:
         stub: Any = kvstore_pb2_grpc.KvStoreServiceStub
         self._stub = stub(self._channel)
 
-    @property
-    def has_memory(self) -> bool:
-        """Whether blocks go through shared memory, as far as is known."""
-        return self._memory is not None
-
     async def close(self) -> None:
         """Ends the connection and the calls on it."""
         if self._releasing is not None:
