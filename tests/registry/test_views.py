@@ -18,16 +18,16 @@ async def test_a_request_goes_where_its_blocks_are(
 ) -> None:
     watcher = await world.watcher()
     board = BookingBoard(redis_server.url, "g0", keys=keys)
-    chain = [block_key(number) for number in range(8)]
+    chain = [block_key(number) for number in range(64)]  # dearer to compute than two streams are
     await world.worker("d0")
     decode = await world.worker("d1")
-    decode.store(*range(8))
+    decode.store(*range(64))
     decode.announcer.publish_load({"num_running": 2, "num_waiting_tokens": 30})
     prefill = await world.worker("p0", role=Role.PREFILL)
     prefill.store(0, 1)
     await world.worker("k0", role=Role.KVSTORE)
     await eventually(lambda: len(watcher.workers) == 4 and "d1" in watcher.loads)
-    await eventually(lambda: watcher.index.match(chain) == {"d1": 8, "p0": 2})
+    await eventually(lambda: watcher.index.match(chain) == {"d1": 64, "p0": 2})
     board.book("d1", 7)
 
     tables = WorkerTables(watcher, board, RoutingConfig())
@@ -37,7 +37,7 @@ async def test_a_request_goes_where_its_blocks_are(
         for role in (Role.DECODE, Role.PREFILL)
         for state in table.states(role)
     }
-    request = RouteRequest(8 * 16 + 100, cached_blocks=watcher.index.match(chain))
+    request = RouteRequest(64 * 16 + 100, cached_blocks=watcher.index.match(chain))
     decision = choose(request, table, RoutingConfig(), 0.0)
     await board.stop()
 
