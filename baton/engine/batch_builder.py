@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,18 @@ from baton.engine.model.batch import Batch
 from baton.engine.sequence import Sequence
 
 
+class LastDraw(Protocol):
+    """The tokens that the last step drew, where they are."""
+
+    @property
+    def rows(self) -> Mapping[Sequence, int]:
+        """Each sequence's row of `token_ids`."""
+
+    @property
+    def token_ids(self) -> Tensor:
+        """[S] int64."""
+
+
 class BatchBuilder:
     """Lays chunks of sequences end to end, in the order given."""
 
@@ -21,8 +33,11 @@ class BatchBuilder:
         self._block_size = block_size
         self._device = device
 
-    def build(self, chunks: Mapping[Sequence, int]) -> Batch:
-        """The batch of `chunks`; rows are drawn from sequences that catch up with it."""
+    def build(self, chunks: Mapping[Sequence, int], last: LastDraw | None = None) -> Batch:
+        """The batch of `chunks`; rows are drawn from sequences that catch up with it.
+
+        Tokens that the host has not read come from the draw of the `last` step.
+        """
         starts = np.array([sequence.num_computed for sequence in chunks], dtype=np.int64)
         lens = np.array(list(chunks.values()), dtype=np.int64)
         ends = starts + lens
@@ -42,6 +57,7 @@ class BatchBuilder:
         draws = np.array([n == sequence.num_uncomputed for sequence, n in chunks.items()])
         spans = np.concatenate([query_start, ends]).astype(np.int32)
         device_packed, device_spans = self._to_device(packed), self._to_device(spans)
+        self._fill_unread(device_packed[0], chunks, query_start, last)
         return Batch(
             token_ids=device_packed[0],
             positions=device_packed[1],
@@ -61,6 +77,27 @@ class BatchBuilder:
         for row, (sequence, count) in enumerate(zip(chunks, counts, strict=True)):
             tables[row, :count] = sequence.table.array(count)
         return tables
+
+    def _fill_unread(
+        self,
+        token_ids: Tensor,
+        chunks: Mapping[Sequence, int],
+        query_start: NDArray[np.int64],
+        last: LastDraw | None,
+    ) -> None:
+        """Copies tokens from the last draw, on the device."""
+        ends = [
+            (index, sequence)
+            for index, (sequence, n) in enumerate(chunks.items(), 1)
+            if sequence.num_unread and n == sequence.num_uncomputed
+        ]
+        if not ends:
+            return
+        assert last is not None, "somebody drew what is unread"
+        rows = last.rows
+        moves = [(query_start[end] - 1, rows[sequence]) for end, sequence in ends]
+        places, sources = self._to_device(np.array(moves, dtype=np.int64).T.copy())
+        token_ids.index_copy_(0, places, last.token_ids.index_select(0, sources))
 
     def _to_device(self, array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)

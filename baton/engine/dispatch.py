@@ -25,14 +25,21 @@ class StepPlan:
 class Dispatcher:
     """Finds blocks for running sequences, preempting if it must, then admits waiting ones."""
 
-    def __init__(self, roster: Roster, ledger: BlockLedger, limits: StepLimits) -> None:
+    def __init__(
+        self, roster: Roster, ledger: BlockLedger, limits: StepLimits, context_len: int
+    ) -> None:
         self._roster = roster
         self._ledger = ledger
         self._limits = limits
+        self._context_len = context_len
+
+    def may_preempt(self) -> bool:
+        """Whether `plan` might preempt somebody, or find one that doesn't fit into the arena."""
+        return not self._ledger.has_blocks_for(self._willing())
 
     def plan(self) -> StepPlan:
         """The next step's work. Changes who runs, receives and waits."""
-        plan = StepPlan(chunks=plan_chunks(self._roster.running, self._limits))
+        plan = StepPlan(chunks=plan_chunks(self._willing(), self._limits))
         for sequence, num_tokens in list(plan.chunks.items()):
             # Most have room already: their newest token needs no new block.
             if self._ledger.has_capacity(sequence, sequence.num_computed + num_tokens):
@@ -41,6 +48,14 @@ class Dispatcher:
                 self._grow(sequence, plan)
         self._admit(plan)
         return plan
+
+    def _willing(self) -> list[Sequence]:
+        """Running sequences without those that will have ended when the next step begins."""
+        return [
+            sequence
+            for sequence in self._roster.running
+            if not sequence.will_end(self._context_len)
+        ]
 
     def _grow(self, sequence: Sequence, plan: StepPlan) -> None:
         num_tokens = sequence.num_computed + plan.chunks[sequence]

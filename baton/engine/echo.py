@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,6 +16,26 @@ from baton.engine.types import NewToken
 from baton.request import TokenLogprobs
 
 _WORD_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """A `Launched` that was over at its launch. For engines that don't look ahead."""
+
+    drawn: dict[Sequence, NewToken]
+    is_late: ClassVar[bool] = False
+
+    @property
+    def drawing(self) -> Collection[Sequence]:
+        """See `Launched`."""
+        return self.drawn
+
+    def draw(self) -> None:
+        """See `Launched`."""
+
+    def read(self) -> dict[Sequence, NewToken]:
+        """See `Launched`."""
+        return self.drawn
 
 
 class EchoRunner:
@@ -40,8 +62,12 @@ class EchoRunner:
         # What a prompt of nothing but end-of-sequence ids is answered with.
         self._other = next((i for i in range(vocab_size) if i not in eos_token_ids), 0)
 
+    def launch(self, chunks: Mapping[Sequence, int]) -> Landed:
+        """See `Runner`. Returns when all is done."""
+        return Landed(self.run(chunks))
+
     def run(self, chunks: Mapping[Sequence, int]) -> dict[Sequence, NewToken]:
-        """See `Runner`."""
+        """The step's tokens."""
         for sequence, num_tokens in chunks.items():
             self._write(sequence, num_tokens)
         drawing = [sequence for sequence, n in chunks.items() if n == sequence.num_uncomputed]

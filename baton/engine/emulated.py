@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from baton.engine.echo import EchoRunner
+from baton.engine.echo import EchoRunner, Landed
 from baton.engine.load import measure
 from baton.engine.sequence import Sequence
 from baton.engine.step_times import StepTimes
-from baton.engine.types import NewToken
 
 
 class EmulatedRunner:
@@ -21,8 +20,8 @@ class EmulatedRunner:
         self._echo = echo
         self._times = times
 
-    def run(self, chunks: Mapping[Sequence, int]) -> dict[Sequence, NewToken]:
-        """See `Runner`."""
+    def launch(self, chunks: Mapping[Sequence, int]) -> Landed:
+        """See `Runner`. Returns when all is done."""
         began = time.monotonic()
         work = measure(chunks)
         drawn = self._echo.run(chunks)
@@ -30,4 +29,4 @@ class EmulatedRunner:
             work.num_prompt_tokens, work.num_decode_tokens, work.num_context_tokens
         )
         time.sleep(max(0.0, began + step_us / 1e6 - time.monotonic()))
-        return drawn
+        return Landed(drawn)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from baton.blocks import BlockKey, root_key
@@ -14,7 +15,7 @@ from baton.engine.load import measure
 from baton.engine.pool import BlockPool
 from baton.engine.roster import Roster
 from baton.engine.scheduler import StepLimits
-from baton.engine.sequence import Sequence
+from baton.engine.sequence import Sequence, SequenceState
 from baton.engine.types import (
     EngineConfig,
     Finished,
@@ -31,6 +32,24 @@ from baton.request import FinishReason
 from baton.tokens import TokenIds
 
 
+class Launched(Protocol):
+    """A step that a runner has begun."""
+
+    @property
+    def drawing(self) -> Collection[Sequence]:
+        """Sequences that thereby catch up with what they know, and get a token each."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its draw depends on tokens that were unread at the launch."""
+
+    def draw(self) -> None:
+        """Launches the draw unless it was: all tokens of the step before have been read."""
+
+    def read(self) -> Mapping[Sequence, NewToken]:
+        """Waits for the tokens."""
+
+
 class Runner(Protocol):
     """What computes: chunks of sequences in, drawn tokens out. Made over the engine's arena."""
 
@@ -42,18 +61,28 @@ class Runner(Protocol):
     def eos_token_ids(self) -> frozenset[int]:
         """Ids that end a sequence which does not ignore them."""
 
-    def run(self, chunks: Mapping[Sequence, int]) -> dict[Sequence, NewToken]:
+    def launch(self, chunks: Mapping[Sequence, int]) -> Launched:
         """Fills the slots of each sequence's next so many tokens; changes no sequence.
 
-        Returns a token for each sequence that thereby catches up with what it knows.
+        Steps take effect in order. The tokens of the one before may be unread, no older ones.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step between its launch and the reading of its tokens."""
+
+    chunks: Mapping[Sequence, int]
+    step: Launched
+    work: StepLoad
+    began_ns: int
 
 
 class Engine:
     """Runs sequences over the blocks of an arena. One thread owns it; nothing in it waits.
 
     Every sequence that `add` takes ends in exactly one `Finished`. News gathers until `step` hands
-    it out.
+    it out. One that looks ahead has a step in flight between two calls of `step`.
     """
 
     def __init__(self, runner: Runner, config: EngineConfig, arena: Arena) -> None:
@@ -68,7 +97,12 @@ class Engine:
         self._ledger = BlockLedger(self.layout, self._pool)
         self._roster = Roster(self._ledger)
         limits = StepLimits(config.max_batch_tokens, config.max_sequences)
-        self._dispatcher = Dispatcher(self._roster, self._ledger, limits)
+        self._dispatcher = Dispatcher(self._roster, self._ledger, limits, config.context_len)
+        self._flight: _Flight | None = None
+        self._landed = StepLoad()  # what landed since news were handed out
+        self._landed_ns = 0
+        self._num_late_draws = 0
+        self._num_wasted = 0
         self._news = StepOutput()
         self._has_news = False
         self._is_stalled = False  # nobody in line can be admitted before a call changes something
@@ -93,7 +127,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether `step` would compute, admit, or hand out news."""
-        if self._has_news or self._pool.has_events or self._roster.running:
+        if self._has_news or self._pool.has_events or self._roster.running or self._flight:
             return True
         return self._roster.waiting.is_ready and not self._is_stalled
 
@@ -171,17 +205,61 @@ class Engine:
         return self._pool.cached_keys()
 
     def step(self) -> StepOutput:
-        """Runs one batch, if anything can run, and hands out all news since the last step."""
-        started_ns = time.monotonic_ns()
+        """Runs one batch, if anything can run, and hands out all news since the last step.
+
+        Looking ahead, it launches that batch and hands out the news of the one before.
+        """
+        began_ns = time.monotonic_ns()
         self._num_steps += 1
+        # Nobody is preempted for a token that may not be wanted.
+        if self._flight is not None and self._dispatcher.may_preempt():
+            self._land()
         plan = self._dispatcher.plan()
         # Who is in line was refused just now: only an end or a call can change that.
         self._is_stalled = True
         self._report(plan)
-        work = measure(plan.chunks)
-        if plan.chunks:
-            self._commit(plan.chunks, self._runner.run(plan.chunks))
-        return self._hand_out(work, started_ns)
+        flight = self._launch(plan.chunks, began_ns) if plan.chunks else None
+        self._land()
+        if flight is not None:
+            self._take_off(flight)
+        if not self.config.looks_ahead:
+            self._land()
+        return self._hand_out()
+
+    def _launch(self, chunks: Mapping[Sequence, int], began_ns: int) -> _Flight:
+        return _Flight(chunks, self._runner.launch(chunks), measure(chunks), began_ns)
+
+    def _take_off(self, flight: _Flight) -> None:
+        """Counts a step as computed and its tokens as known, but for those who just ended."""
+        self._num_late_draws += flight.step.is_late
+        flight.step.draw()
+        for sequence, num_tokens in flight.chunks.items():
+            if sequence.state is SequenceState.RUNNING:
+                sequence.num_computed += num_tokens
+                sequence.last_step = self._num_steps
+        for sequence in flight.step.drawing:
+            if sequence.state is SequenceState.RUNNING:
+                sequence.expect()
+        self._flight = flight
+
+    def _land(self) -> None:
+        """Reads the tokens of the step in flight, if there is one, and takes them in.
+
+        Blocks that its sequences gave back meanwhile are written by nobody after this, so only
+        now may others hear of blocks that the next step's plan found.
+        """
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return
+        drawn = flight.step.read()
+        for sequence in flight.chunks:
+            if sequence.state is SequenceState.OVER:
+                self._num_wasted += sequence in drawn
+            else:
+                self._commit(sequence, drawn.get(sequence))
+        began_ns, self._landed_ns = max(flight.began_ns, self._landed_ns), time.monotonic_ns()
+        step_us = (self._landed_ns - began_ns) // 1000
+        self._landed = replace(flight.work, step_us=step_us)
 
     def _report(self, plan: StepPlan) -> None:
         now_ns = time.monotonic_ns()
@@ -205,28 +283,24 @@ class Engine:
             num_cached_tokens=sequence.num_computed,
         )
 
-    def _commit(self, chunks: Mapping[Sequence, int], drawn: Mapping[Sequence, NewToken]) -> None:
-        for sequence, num_tokens in chunks.items():
-            sequence.num_computed += num_tokens
-            sequence.last_step = self._num_steps
-            self._note_progress(sequence)
-            if sequence.spec.prefill_only:
-                covered = self.layout.num_blocks(sequence.num_computed)
-                blocks = tuple(sequence.table.ids(0, covered))
-                self._news.progress.append(
-                    Progress(sequence.sequence_id, sequence.num_computed, blocks)
-                )
-            if sequence.guide_fault:
-                self._end(sequence, FinishReason.ERROR, sequence.guide_fault, field="guide")
-            elif sequence in drawn:
-                self._accept(sequence, drawn[sequence])
+    def _commit(self, sequence: Sequence, token: NewToken | None) -> None:
+        self._note_progress(sequence)
+        if sequence.spec.prefill_only:
+            covered = self.layout.num_blocks(sequence.num_computed)
+            blocks = tuple(sequence.table.ids(0, covered))
+            progress = Progress(sequence.sequence_id, sequence.num_computed, blocks)
+            self._news.progress.append(progress)
+        if sequence.guide_fault:
+            self._end(sequence, FinishReason.ERROR, sequence.guide_fault, field="guide")
+        elif token is not None:
+            self._accept(sequence, token)
 
     def _note_progress(self, sequence: Sequence) -> None:
         self._ledger.store_full(sequence)
         self._roster.share(sequence)
 
     def _accept(self, sequence: Sequence, token: NewToken, is_received: bool = False) -> None:
-        sequence.append(token.token_id, time.monotonic_ns(), is_received)
+        sequence.learn(token.token_id, time.monotonic_ns(), is_received)
         self._news.tokens.append(token)
         self._has_news = True
         reason = sequence.end_reason(self.config.context_len)
@@ -240,20 +314,20 @@ class Engine:
     ) -> None:
         keep = sequence.spec.prefill_only and reason is FinishReason.LENGTH
         self._roster.leave(sequence, keep_blocks=keep)
+        sequence.forget_unread()
         stats = sequence.stats(time.monotonic_ns())
         self._news.finished.append(Finished(sequence.sequence_id, reason, stats, error, field))
         self._has_news = True
         self._is_stalled = False
 
-    def _hand_out(self, work: StepLoad, started_ns: int) -> StepOutput:
+    def _hand_out(self) -> StepOutput:
         news, self._news, self._has_news = self._news, StepOutput(), False
+        landed, self._landed = self._landed, StepLoad()
         roster = self._roster
         uncomputed = sum(sequence.num_uncomputed for sequence in roster.running)
         news.block_events = self._pool.take_events()
-        news.load = StepLoad(
-            num_prompt_tokens=work.num_prompt_tokens,
-            num_decode_tokens=work.num_decode_tokens,
-            num_context_tokens=work.num_context_tokens,
+        news.load = replace(
+            landed,
             num_running=len(roster.running),
             num_waiting=len(roster.waiting),
             num_receiving=roster.num_receiving,
@@ -261,7 +335,8 @@ class Engine:
             num_used_blocks=self._pool.num_used,
             num_blocks=self._pool.num_blocks,
             num_preemptions=roster.num_preemptions,
-            step_us=(time.monotonic_ns() - started_ns) // 1000,
+            num_late_draws=self._num_late_draws,
+            num_wasted_tokens=self._num_wasted,
         )
         return news
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from baton.blocks import BlockKey, KvLayout, chain_keys
 from baton.engine.pool import BlockPool
 from baton.engine.sequence import Sequence
@@ -42,6 +44,13 @@ class BlockLedger:
         """Whether the sequence's blocks can take this many tokens."""
         return len(sequence.table) * self._layout.block_size >= num_tokens
 
+    def has_blocks_for(self, sequences: Iterable[Sequence]) -> bool:
+        """Whether each of these can have the blocks that its uncomputed tokens need."""
+        size, missing = self._layout.block_size, 0
+        for sequence in sequences:
+            missing += max(0, -(-sequence.num_known // size) - len(sequence.table))
+        return missing <= self._pool.num_free
+
     def grow(self, sequence: Sequence) -> bool:
         """Gives a sequence one more block; False if none is free."""
         if not self._pool.num_free:
@@ -68,7 +77,8 @@ class BlockLedger:
             # The spec's tokens are packed already, as a rule; drawn ones are few.
             given = sequence.spec.token_ids
             tokens = given if num_full * size <= len(given) else sequence.token_ids
-            sequence.keys += chain_keys(sequence.root, tokens, size, sequence.keys)
+            limit = sequence.num_read // size
+            sequence.keys += chain_keys(sequence.root, tokens, size, sequence.keys, limit)
         return sequence.keys
 
     def free(self, sequence: Sequence) -> None:

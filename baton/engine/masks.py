@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from baton.engine.sequence import Sequence
+from baton.engine.sequence import Sequence, SequenceState
 
 WORD_BITS = 32
 
@@ -25,16 +25,17 @@ class GuideMasks:
         self._without = lru_cache(maxsize=256)(self._make_without)
 
     def fill(self, sequences: Rows[Sequence]) -> tuple[Mask | None, ...]:
-        """A mask for each guided sequence. One whose guide fails here has none; its token is void.
+        """A mask for each living guided sequence. One whose guide fails here has none; its token is
+        void.
 
         `min_tokens` and `ignore_eos` hold as far as the guide leaves something else to draw.
         """
-        num_guided = sum(sequence.spec.matcher is not None for sequence in sequences)
+        num_guided = sum(_is_guided(sequence) for sequence in sequences)
         if not num_guided:
             return (None,) * len(sequences)
         rows = iter(np.zeros((num_guided, self._num_words), dtype=np.int32))
         return tuple(
-            None if sequence.spec.matcher is None else self._fill(sequence, next(rows))
+            self._fill(sequence, next(rows)) if _is_guided(sequence) else None
             for sequence in sequences
         )
 
@@ -63,6 +64,11 @@ class GuideMasks:
         for token_id in token_ids:
             words[token_id // WORD_BITS] &= np.uint32(~(1 << token_id % WORD_BITS) & 0xFFFFFFFF)
         return words.view(np.int32)
+
+
+def _is_guided(sequence: Sequence) -> bool:
+    # After its end a guide may allow nothing at all, and what is drawn ahead is void.
+    return sequence.spec.matcher is not None and sequence.state is not SequenceState.OVER
 
 
 def allowed_one(mask: Mask, token_id: int) -> int:

@@ -84,6 +84,7 @@ class Roster:
                 self._ledger.keep(sequence)
             else:
                 self._ledger.free(sequence)
+        sequence.state = SequenceState.OVER
         self.waiting.let_in(sequence.sequence_id)
 
     def _run(self, sequence: Sequence) -> None:

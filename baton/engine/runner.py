@@ -52,6 +52,42 @@ class ModelLike(Protocol):
     def eos_token_ids(self) -> Collection[int]: ...
 
 
+class ModelStep:
+    """A step whose forward pass was launched: a `Launched`."""
+
+    def __init__(
+        self, sampler: Sampler, logits: Tensor, drawing: list[Sequence], is_late: bool
+    ) -> None:
+        self.drawing = drawing
+        self.is_late = is_late
+        self._sampler = sampler
+        self._logits = logits
+        self._drawn: list[NewToken] | None = None
+
+    def draw(self) -> None:
+        """See `Launched`."""
+        if self._drawn is None:
+            with torch.inference_mode():
+                drawing = self.drawing
+                self._drawn = self._sampler.draw(self._logits, drawing) if drawing else []
+
+    def read(self) -> dict[Sequence, NewToken]:
+        """See `Launched`."""
+        assert self._drawn is not None, "a step is drawn before it is read"
+        return dict(zip(self.drawing, self._drawn, strict=True))
+
+    @property
+    def rows(self) -> dict[Sequence, int]:
+        """See `LastDraw`."""
+        return {sequence: row for row, sequence in enumerate(self.drawing)}
+
+    @property
+    def token_ids(self) -> Tensor:
+        """See `LastDraw`."""
+        assert self._drawn is not None, "a step is drawn before the next is launched"
+        return torch.tensor([token.token_id for token in self._drawn])
+
+
 class ModelRunner:
     """A `Runner` on the arena's device."""
 
@@ -65,15 +101,20 @@ class ModelRunner:
         self._transformer = model.transformer
         self._kv = arena.tensor
         self._builder = BatchBuilder(arena.layout.block_size, arena.device)
+        self._last: ModelStep | None = None
         self._sampler = Sampler(model.ops.sample, self.vocab_size, self.eos_token_ids, arena.device)
 
-    def run(self, chunks: Mapping[Sequence, int]) -> dict[Sequence, NewToken]:
-        """See `Runner`."""
+    def launch(self, chunks: Mapping[Sequence, int]) -> ModelStep:
+        """See `Runner`. On a GPU nothing here waits for it."""
         drawing = [sequence for sequence, n in chunks.items() if n == sequence.num_uncomputed]
         with torch.inference_mode():
-            logits = self._forward(self._builder.build(chunks))
-            drawn = self._sampler.draw(logits, drawing) if drawing else []
-        return dict(zip(drawing, drawn, strict=True))
+            logits = self._forward(self._builder.build(chunks, self._last))
+        # What draws on tokens that are unread waits for them, and all of its step with it.
+        is_late = any(s.num_unread and s.draws_on_tokens for s in drawing)
+        self._last = ModelStep(self._sampler, logits, drawing, is_late)
+        if not is_late:
+            self._last.draw()
+        return self._last
 
     def _forward(self, batch: Batch) -> Tensor:
         logits = None if self._graphs is None else self._graphs.forward(batch)

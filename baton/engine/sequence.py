@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 
 class SequenceState(Enum):
-    """Where a sequence is. The last two hold blocks."""
+    """Where a sequence is. Those that receive or run hold blocks."""
 
     WAITING = 1
     RECEIVING = 2
     RUNNING = 3
+    OVER = 4
 
 
 class BlockTable:
@@ -82,9 +83,13 @@ class Sequence:
     """Ids that end the sequence once `min_tokens` are there."""
     added_ns: int
     token_ids: array[int] = field(default_factory=lambda: array("I"))
-    """Known tokens: the spec's, then drawn ones; uint32, no object for each."""
+    """Known tokens: the spec's, then drawn ones; uint32, no object for each. Those that are still
+    to be read from the device stand here as 0."""
     num_computed: int = 0
-    """Tokens whose keys and values lie in the blocks."""
+    """Tokens whose keys and values lie in the blocks, or will before the next step's are written:
+    those of a step that was launched count."""
+    num_unread: int = 0
+    """Last known tokens that were drawn on the device and have not been read."""
     table: BlockTable = field(default_factory=BlockTable)
     keys: list[BlockKey] = field(default_factory=list)
     """Keys of full known blocks, as far as they were needed."""
@@ -136,9 +141,45 @@ class Sequence:
             self.admitted_ns = now_ns
             self.num_cached_tokens = self.num_computed
 
-    def append(self, token_id: int, now_ns: int, is_received: bool) -> None:
-        """Adds a new token to the known ones."""
-        self.token_ids.append(token_id)
+    @property
+    def num_read(self) -> int:
+        """Known tokens whose ids are on the host."""
+        return len(self.token_ids) - self.num_unread
+
+    def will_end(self, context_len: int) -> bool:
+        """Whether an unread token ends it, whatever it is."""
+        return self.num_unread > 0 and (self.spec.prefill_only or self.is_full(context_len))
+
+    @property
+    def draws_on_tokens(self) -> bool:
+        """Whether its draws depend on the ids of the tokens before them: by guide or penalties."""
+        sampling = self.spec.sampling
+        penalties = (
+            sampling.repetition_penalty - 1.0,
+            sampling.presence_penalty,
+            sampling.frequency_penalty,
+        )
+        return self.spec.matcher is not None or any(penalties)
+
+    def expect(self) -> None:
+        """Makes room for a token that was drawn and is still to be read."""
+        self.token_ids.append(0)
+        self.num_unread += 1
+        self.has_drawn = True
+
+    def forget_unread(self) -> None:
+        """Drops what nobody will read."""
+        if self.num_unread:
+            del self.token_ids[-self.num_unread :]
+            self.num_unread = 0
+
+    def learn(self, token_id: int, now_ns: int, is_received: bool) -> None:
+        """Adds a new token to the known ones, in the place of the first that was expected."""
+        if self.num_unread:
+            self.token_ids[-self.num_unread] = token_id
+            self.num_unread -= 1
+        else:
+            self.token_ids.append(token_id)
         if self.spec.matcher is not None:
             self.spec.matcher.advance(token_id)
         if self.first_token_ns is None:

@@ -29,6 +29,8 @@ class EngineConfig:
     """Most sequences scheduled in one step."""
     context_len: int = 2048
     """Longest sequence in tokens, prompt and output together."""
+    looks_ahead: bool = False
+    """Whether a step is launched before the tokens of the one before it have been read."""
 
 
 class Matcher(Protocol):
@@ -172,7 +174,7 @@ class BlockEvent:
 
 @dataclass(frozen=True, slots=True)
 class StepLoad:
-    """Forward-pass metrics of one step and the state behind it."""
+    """Forward-pass metrics of the step whose tokens are handed out, and the state behind it."""
 
     num_prompt_tokens: int = 0
     """Tokens computed for sequences that have not drawn yet."""
@@ -190,7 +192,12 @@ class StepLoad:
     num_blocks: int = 0
     num_preemptions: int = 0
     """Since the start."""
+    num_late_draws: int = 0
+    """Since the start: steps launched ahead whose draw had to wait for tokens on the host."""
+    num_wasted_tokens: int = 0
+    """Since the start: tokens drawn ahead for sequences that had ended."""
     step_us: int = 0
+    """Of the step whose tokens these are; of one launched ahead, since the one before it ended."""
 
 
 @dataclass(slots=True)

@@ -153,6 +153,8 @@ def _make_config(source: EngineSource, settings: WorkerSettings) -> EngineConfig
         max_batch_tokens=settings.max_batch_tokens,
         max_sequences=settings.max_sequences,
         context_len=min(context_len, num_blocks * settings.block_size),
+        looks_ahead=settings.lookahead == "on"
+        or (settings.lookahead == "auto" and source.device == "cuda"),
     )
 
 

@@ -25,6 +25,13 @@ _coefficients = gauge(
 )
 _evictions = counter("engine_evicted_blocks_total", "Blocks that left the prefix cache.")
 _preemptions = gauge("engine_preemptions", "Sequences that lost their blocks, since the start.")
+_late_draws = gauge(
+    "engine_late_draws",
+    "Steps launched ahead whose draw had to wait for tokens on the host, since the start.",
+)
+_wasted_tokens = gauge(
+    "engine_wasted_tokens", "Tokens drawn ahead for sequences that had ended, since the start."
+)
 
 
 # A label's lookup costs more than its count, and this runs at every step.
@@ -48,6 +55,8 @@ def observe(output: StepOutput) -> None:
     _used.set(load.num_used_blocks)
     _free.set(load.num_blocks - load.num_used_blocks)
     _preemptions.set(load.num_preemptions)
+    _late_draws.set(load.num_late_draws)
+    _wasted_tokens.set(load.num_wasted_tokens)
     for event in output.block_events:
         if event.kind is BlockEventKind.REMOVED:
             _evictions.inc(len(event.keys))

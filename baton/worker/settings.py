@@ -53,6 +53,9 @@ class WorkerSettings(ServiceSettings):
     cuda_graphs: bool = False
     """Whether decode steps on a GPU run as CUDA graphs; not together with --batch-invariant. Off
     until somebody has run them on a GPU."""
+    lookahead: Literal["auto", "on", "off"] = "auto"
+    """Whether an engine step is launched before the tokens of the one before have been read, so
+    that a GPU need not wait for the host; auto: on a GPU. On a CPU it only delays tokens."""
     kvstore: Addresses = ()
     """Addresses of kvstores to offer blocks to and fetch them from."""
     transports: Words = TRANSPORTS
@@ -67,6 +70,8 @@ class WorkerSettings(ServiceSettings):
     def _fits_together(self) -> Self:
         if self.cuda_graphs and self.batch_invariant:
             raise ValueError("--cuda-graphs and --batch-invariant exclude each other")
+        if self.lookahead == "on" and self.engine != "model":
+            raise ValueError("--lookahead on needs --engine model")
         if (self.engine == "emulated") != (self.step_times is not None):
             raise ValueError("--step-times and --engine emulated come together or not at all")
         return self

@@ -29,6 +29,7 @@ SAMPLINGS = st.builds(
     ignore_eos=st.booleans(),
     seed=st.integers(0, 3),
     stop_token_ids=st.sampled_from([(), (5, 9)]),
+    presence_penalty=st.sampled_from([0.0, 0.0, 1.5]),
 )
 PROMPTS = st.builds(
     lambda base, length, tail: [*BASES[base][:length], *tail],
@@ -45,9 +46,13 @@ class EngineMachine(RuleBasedStateMachine):
         num_blocks=st.integers(6, 14),
         max_batch_tokens=st.sampled_from([1, 3, 8, 64]),
         max_sequences=st.sampled_from([1, 2, 16]),
+        looks_ahead=st.booleans(),
     )
-    def build(self, num_blocks: int, max_batch_tokens: int, max_sequences: int) -> None:
+    def build(
+        self, num_blocks: int, max_batch_tokens: int, max_sequences: int, looks_ahead: bool
+    ) -> None:
         self.engine = make_engine(
+            looks_ahead=looks_ahead,
             num_blocks=num_blocks,
             max_batch_tokens=max_batch_tokens,
             max_sequences=max_sequences,

@@ -173,11 +173,12 @@ def test_an_answer_that_was_complete_already_ends_without_a_token(model: GuidedM
     assert (answer.token_ids, answer.end.reason) == ([], FinishReason.STOP)
 
 
-def test_a_preempted_answer_is_the_same(model: GuidedModel) -> None:
+@pytest.mark.parametrize("looks_ahead", [False, True])
+def test_a_preempted_answer_is_the_same(model: GuidedModel, looks_ahead: bool) -> None:
     guide, sampling = guides.of_regex("[a-z ]{150}"), SamplingParams(max_tokens=200)
     hows = [replace(sampling, seed=seed) for seed in range(3)]
     alone = [model.ask(guide, how).token_ids for how in hows]
-    engine = model.engine(num_blocks=12)
+    engine = model.engine(num_blocks=12, looks_ahead=looks_ahead)
     for index, how in enumerate(hows):
         engine.add(model.spec(guide, how, sequence_id=f"s{index}"))
 
@@ -187,8 +188,9 @@ def test_a_preempted_answer_is_the_same(model: GuidedModel) -> None:
     assert [answers[f"s{index}"].token_ids for index in range(3)] == alone
 
 
+@pytest.mark.parametrize("looks_ahead", [False, True])
 def test_guided_and_free_sequences_share_a_batch_and_draw_what_they_draw_alone(
-    model: GuidedModel,
+    model: GuidedModel, looks_ahead: bool
 ) -> None:
     sampling = SamplingParams(max_tokens=30, seed=11, logprobs_count=2)
     free = replace(model.spec(DIGITS, sampling, sequence_id="free"), matcher=None)
@@ -203,7 +205,7 @@ def test_guided_and_free_sequences_share_a_batch_and_draw_what_they_draw_alone(
         fresh = spec if spec is free else replace(spec, matcher=spec.matcher.copy())
         engine.add(fresh)
         alone |= run(engine)
-    engine = model.engine()
+    engine = model.engine(looks_ahead=looks_ahead)
     for spec in specs:
         engine.add(spec)
 

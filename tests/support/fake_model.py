@@ -126,10 +126,11 @@ def fake_layout(block_size: int) -> KvLayout:
     return KvLayout(block_size, 1, 1, 2, "float32", make_namespace("fake", block_size))
 
 
-def make_engine(**sizes: int) -> Engine:
+def make_engine(*, looks_ahead: bool = False, **sizes: int) -> Engine:
     """An engine on a fake model; `sizes` are fields of `EngineConfig`."""
     config = EngineConfig(
-        **{"num_blocks": 64, "block_size": 4, "max_batch_tokens": 16, "context_len": 256, **sizes}
+        **{"num_blocks": 64, "block_size": 4, "max_batch_tokens": 16, "context_len": 256, **sizes},
+        looks_ahead=looks_ahead,
     )
     arena = TensorArena(fake_layout(config.block_size), config.num_blocks)
     arena.tensor.fill_(-1.0)  # what nobody wrote must not look like anything

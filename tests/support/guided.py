@@ -44,12 +44,12 @@ class GuidedModel:
             folder, self.model.config.vocab_size, self.model.eos_token_ids
         )
 
-    def engine(self, num_blocks: int = 256) -> Engine:
+    def engine(self, num_blocks: int = 256, *, looks_ahead: bool = False) -> Engine:
         """A new engine; few blocks make it preempt."""
         config = self.model.config
         shape = (config.num_layers, config.num_kv_heads, config.head_dim)
         layout = KvLayout(16, *shape, "float32", make_namespace("guided", *shape))
-        sizes = EngineConfig(num_blocks=num_blocks, context_len=1024)
+        sizes = EngineConfig(num_blocks=num_blocks, context_len=1024, looks_ahead=looks_ahead)
         arena = TensorArena(layout, num_blocks, "cpu")
         return Engine(ModelRunner(self.model, arena), sizes, arena)
 

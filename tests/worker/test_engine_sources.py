@@ -72,6 +72,14 @@ def test_graphs_and_batch_invariance_exclude_each_other(model: Path, capsys) -> 
     assert "--cuda-graphs and --batch-invariant exclude" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flags", [("--engine", "echo"), EMULATED])
+def test_only_a_model_looks_ahead(model: Path, flags, capsys) -> None:
+    with pytest.raises(SystemExit):
+        source_of(model, *flags, "--lookahead", "on")
+
+    assert "--lookahead on needs --engine model" in capsys.readouterr().err
+
+
 def test_a_batch_invariant_worker_makes_engines(model: Path) -> None:
     engine = source_of(model, "--batch-invariant").make_engine(EngineConfig(num_blocks=8))
     engine.add(SequenceSpec("s", (1, 5, 6), 3, SamplingParams(max_tokens=2, ignore_eos=True)))
