@@ -151,7 +151,8 @@ async def test_length_finish_is_told_as_such(cluster):
 
 
 def test_every_process_ends_cleanly_on_sigterm(start_cluster, model: Path):
-    cluster = start_cluster(model=model)
+    # With an interpreter of their own, which has to end as well.
+    cluster = start_cluster(model=model, is_warm=False)
 
     codes = {name: cluster.terminate(name) for name in reversed(cluster.names)}
 

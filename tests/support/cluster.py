@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 import grpc
+import warm
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from baton.cli.processes import child_environment, tethered
@@ -59,9 +60,12 @@ class Cluster:
         environment: Mapping[str, str] | None = None,
         start_timeout_s: float = 60.0,
         grace_seconds: float = 5.0,
+        is_warm: bool = True,
         **counts: int,
     ) -> None:
         """`counts`: prefill, decode, gateways, kvstores, 1 each. `extra`: more flags by kind.
+
+        `is_warm`: processes are forks of one that has imported everything (`warm.py`).
 
         Workers with `engine="echo"` start fast and answer with the prompt, over and over.
         """
@@ -83,7 +87,8 @@ class Cluster:
         self._grace_seconds = grace_seconds
         self.topology = plan(options)
         self._specs = {spec.name: spec for spec in self.topology.processes}
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._is_warm = is_warm and warm.CAN_FORK
+        self._processes: dict[str, subprocess.Popen[bytes] | warm.WarmProcess] = {}
 
     @property
     def names(self) -> list[str]:
@@ -203,10 +208,14 @@ class Cluster:
         self.stop()
 
     def _spawn(self, spec: ProcessSpec) -> None:
+        environment = child_environment({**self._environment, **spec.environment})
         with self._log_path(spec.name).open("ab") as log:
+            if self._is_warm and spec.probe is not Probe.REDIS:
+                self._processes[spec.name] = _start_warm(spec, environment, log.fileno())
+                return
             self._processes[spec.name] = subprocess.Popen(
                 tethered(spec.command),
-                env=child_environment({**self._environment, **spec.environment}),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -232,6 +241,12 @@ class Cluster:
 
 
 KINDS = ("gateway", "prefill", "decode", "kvstore")
+
+
+def _start_warm(spec: ProcessSpec, environment: Mapping[str, str], log: int) -> warm.WarmProcess:
+    _, dash_m, module, *arguments = spec.command
+    assert dash_m == "-m"
+    return warm.start(module, arguments, environment, log)
 
 
 def _is_ready(spec: ProcessSpec) -> bool:

@@ -1,4 +1,4 @@
-"""A process of ours as tests run it: started for real, its log lines read as they come."""
+"""A process of ours as tests run it, its log lines read as they come; `warm.py` starts modules."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
+import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -19,13 +21,18 @@ class ServiceProcess:
 
     def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         path = os.pathsep.join([str(ROOT), *sys.path])
-        self.process = subprocess.Popen(
-            [sys.executable, *arguments, "--log-format", "json"],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": path, **(environment or {})},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        environment = {**os.environ, "PYTHONPATH": path, **(environment or {})}
+        arguments = (*arguments, "--log-format", "json")
+        ours, theirs = os.pipe()
+        self._output = os.fdopen(ours)
+        self.process: subprocess.Popen[bytes] | warm.WarmProcess
+        if arguments[0] == "-m" and warm.CAN_FORK:
+            self.process = warm.start(arguments[1], arguments[2:], environment, theirs)
+        else:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments], cwd=ROOT, env=environment, stderr=theirs
+            )
+        os.close(theirs)
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._has_ended = False
@@ -72,12 +79,10 @@ class ServiceProcess:
         self.process.kill()
         self.process.wait()
         self._reader.join(10)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+        self._output.close()
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self._output:
             with self._changed:
                 self.lines.append(line)
                 self._changed.notify_all()
