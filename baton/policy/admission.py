@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import exp, log
 
+from baton.policy.drain import Drain
 from baton.policy.fetch import Rate
 
 OUTPUT_WEIGHT = 2.0
@@ -105,9 +106,9 @@ class Forecast:
     """
 
     def __init__(self) -> None:
+        self.drain = Drain()
         self._start: Rate | None = None
         self._start_error = 0.0
-        self._drain: Rate | None = None
         self._uncached_share = 1.0
         self._mean_outputs = 0.0
         self._biases: dict[tuple[str, int], float] = {}
@@ -135,10 +136,11 @@ class Forecast:
 
     def wait_s(self, tenant: str, band: int, work_ahead: float) -> float:
         """Until so much work that is served first has been; 0 while nothing was measured."""
-        if self._drain is None:
+        per_second = self.drain.per_second
+        if not per_second:
             return 0.0
         bias = self._biases.get((tenant, band), 0.0)
-        return exp(bias) * work_ahead / self._drain.per_second
+        return exp(bias) * work_ahead / per_second
 
     def placed(self, num_prompt_tokens: int, num_uncached: int) -> None:
         """So many of a prompt's tokens were cached nowhere."""
@@ -162,13 +164,6 @@ class Forecast:
         """One answer had so many tokens."""
         share = LEARNING_SHARE if self._mean_outputs else 1.0
         self._mean_outputs += share * (num_outputs - self._mean_outputs)
-
-    def drained(self, cost: float, seconds: float) -> None:
-        """So much was let in while others waited all the time."""
-        if self._drain is None and cost > 0 and seconds > 0:
-            self._drain = Rate(cost / seconds, seconds)
-        elif self._drain is not None:
-            self._drain.observe(cost, seconds)
 
     def waited(self, tenant: str, band: int, predicted_s: float, seconds: float) -> None:
         """A wait was over, or given up, after so long."""

@@ -36,6 +36,11 @@ class Rate:
             self._amount = KEPT_SHARE * self._amount + amount
             self._seconds = KEPT_SHARE * self._seconds + seconds
 
+    def fade(self, share: float) -> None:
+        """What was measured so far weighs only this share of what it did; the estimate stays."""
+        self._amount *= share
+        self._seconds *= share
+
     def relax(self) -> None:
         """Moves a step towards the prior: what is not measured any more deserves another chance."""
         estimate = self.per_second ** (1.0 - RELAXED_SHARE) * self.prior**RELAXED_SHARE

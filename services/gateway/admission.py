@@ -5,11 +5,12 @@ A request that finds room and nobody waiting passes without a pause.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from math import inf
 
 from baton.policy.admission import Patience
-from services.gateway.halls import Hall, LookAtPool, Ticket
+from services.gateway.halls import Clock, Hall, LookAtPool, Ticket
 from services.gateway.requests import Request
 from services.gateway.tenants import Tenants
 from services.gateway.types import GenerateCommand, Visitor
@@ -27,10 +28,17 @@ class AdmissionSettings:
 class Admission:
     """All halls, and who may enter them."""
 
-    def __init__(self, look: LookAtPool, settings: AdmissionSettings, tenants: Tenants) -> None:
+    def __init__(
+        self,
+        look: LookAtPool,
+        settings: AdmissionSettings,
+        tenants: Tenants,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._look = look
         self._settings = settings
         self._tenants = tenants
+        self._clock = clock
         self._halls: dict[str, Hall] = {}
 
     @property
@@ -74,7 +82,9 @@ class Admission:
         command = request.command
         hall = self._halls.get(command.model)
         if hall is None:
-            hall = self._halls[command.model] = Hall(command.model, self._look, self._tenants)
+            hall = self._halls[command.model] = Hall(
+                command.model, self._look, self._tenants, self._clock
+            )
         demand = hall.forecast.demand(
             len(command.token_ids),
             command.sample_count,

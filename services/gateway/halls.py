@@ -27,12 +27,9 @@ TICK_S = 0.05
 """How often a hall in which somebody waits looks for new room and for those that are late."""
 POOL_AGE_S = 0.2
 """How old the view of the workers may be: load records come no faster."""
-DRAIN_REQUESTS = 16
-"""So many must have been let in before their rate says anything: one short request that passes
-beside a long one would make the line look endless."""
-DRAIN_WINDOW_S = 0.25
-"""At least so much time is measured at once, so that one batch's end is no rate."""
 
+Clock = Callable[[], float]
+"""Seconds, on the clock on which requests say when they arrived."""
 LookAtPool = Callable[[str, int, float], Pool]
 """A model's pool, given the sequences and prompt tokens that this gateway has in flight there."""
 
@@ -67,7 +64,7 @@ class Ticket:
         self.num_prompt_tokens = len(command.token_ids)
         self.demand = demand
         self.patience = patience
-        self.arrived_at = command.arrived_at or time.monotonic()
+        self.arrived_at = command.arrived_at or hall.clock()
         self.queued_at = 0.0
         self.was_queued = False
         self.predicted_wait_s = 0.0
@@ -88,7 +85,7 @@ class Ticket:
         """It may be sent, behind so many prompt tokens."""
         self._is_inside = True
         self._has_started = False
-        self._sent_at = time.monotonic()
+        self._sent_at = self._hall.clock()
         self._ahead = num_ahead
         self._wake(None)
 
@@ -105,7 +102,7 @@ class Ticket:
         """Its first token has come."""
         if not self._has_started:
             self._has_started = True
-            self._hall.on_start(self, time.monotonic() - self._sent_at, self._ahead)
+            self._hall.on_start(self, self._hall.clock() - self._sent_at, self._ahead)
 
     def leave(self, num_outputs: int = 0) -> None:
         """Its request has ended, in whatever state. Idempotent."""
@@ -130,8 +127,11 @@ class Ticket:
 class Hall:
     """One model's requests. All state lives on the event loop."""
 
-    def __init__(self, model: str, look: LookAtPool, tenants: Tenants) -> None:
+    def __init__(
+        self, model: str, look: LookAtPool, tenants: Tenants, clock: Clock = time.monotonic
+    ) -> None:
         self.model = model
+        self.clock = clock
         self.queue: FairQueue[Ticket] = FairQueue(tenants.weight)
         self.forecast = Forecast()
         self.inside = Occupancy()
@@ -139,9 +139,6 @@ class Hall:
         self._pool = Pool()
         self._seen_at = -inf
         self._tick: asyncio.TimerHandle | None = None
-        self._drained = 0.0
-        self._num_drained = 0
-        self._drained_since = 0.0
         self._is_pumping = False
         self._shown: set[tuple[str, str, str]] = set()
 
@@ -155,7 +152,7 @@ class Hall:
 
     def take(self, ticket: Ticket) -> bool:
         """Lets a request in at once if there is room and nobody waits."""
-        now = time.monotonic()
+        now = self.clock()
         if self.queue or not self.inside.fits(ticket.demand, self.pool(now)):
             return False
         ticket.predicted_ttft_s = now - ticket.arrived_at + self._start_s(ticket.demand)
@@ -164,9 +161,9 @@ class Hall:
 
     def join(self, ticket: Ticket, timeout_s: float) -> None:
         """Puts a request in line. Raises `Overloaded` if it would come too late."""
-        now = time.monotonic()
+        now = self.clock()
         if not self.queue:
-            self._drained, self._num_drained, self._drained_since = 0.0, 0, now
+            self.forecast.drain.formed(now)
         wait_s = self._wait_s(ticket.tenant, ticket.band)
         passed_s = now - ticket.arrived_at
         start_s = self._start_s(ticket.demand)
@@ -218,7 +215,7 @@ class Hall:
         """A first token has come."""
         self._forget_start(ticket)
         self.forecast.started(ticket.demand.num_tokens, num_ahead, self._pool.num_workers, seconds)
-        passed_s = time.monotonic() - ticket.arrived_at
+        passed_s = self.clock() - ticket.arrived_at
         metrics.ttft_ratio.observe(passed_s / max(ticket.predicted_ttft_s, 1e-6))
         self._pump()
 
@@ -282,7 +279,7 @@ class Hall:
         if not self.queue or self._is_pumping:
             return
         self._is_pumping = True
-        now = time.monotonic()
+        now = self.clock()
         pool = self.pool(now)
         while (ticket := self.queue.first()) is not None and self.inside.fits(ticket.demand, pool):
             self.queue.pop()
@@ -292,10 +289,9 @@ class Hall:
             if self.inside.num_sequences and passed_s > self._limit_s(ticket):
                 self._turn_away(ticket, passed_s)
                 continue
-            self._drained += ticket.demand.cost
-            self._num_drained += 1
+            self.forecast.drain.let_in(ticket.demand.cost)
             self._let_in(ticket)
-        self._measure(now)
+        self.forecast.drain.measure(now)
         self._is_pumping = False
 
     def _let_in(self, ticket: Ticket) -> None:
@@ -314,18 +310,11 @@ class Hall:
         metrics.waited.observe(waited_s)
         self.forecast.waited(ticket.tenant, ticket.band, ticket.predicted_wait_s, waited_s)
 
-    def _measure(self, now: float) -> None:
-        """Learns how fast the line drains. A line that ran empty was not always there."""
-        seconds = now - self._drained_since
-        if seconds >= DRAIN_WINDOW_S and self._num_drained >= DRAIN_REQUESTS:
-            self.forecast.drained(self._drained, seconds)
-            self._drained, self._num_drained, self._drained_since = 0.0, 0, now
-
     def _on_tick(self) -> None:
         """Room may have come from elsewhere, and some may have waited too long."""
         self._tick = None
         self._pump()
-        now = time.monotonic()
+        now = self.clock()
         for ticket in list(self.queue):
             if now - ticket.arrived_at < ticket.patience.target_s / 2:
                 continue  # most: a long line is looked through twenty times a second

@@ -19,6 +19,7 @@ from baton.policy.admission import (
     Pool,
     retry_after_s,
 )
+from baton.policy.drain import DRAIN_REQUESTS
 
 POOL = Pool(num_workers=2, num_sequences=8, num_tokens=1000)
 
@@ -72,18 +73,24 @@ def test_starts_are_learnt_behind_others_and_alone():
     assert forecast.start_s(436, 0, 2) == pytest.approx(0.5, rel=0.05)
 
 
-def test_waits_follow_the_rate_at_which_the_line_drains():
+def draining(per_second: float) -> Forecast:
+    """One whose line has drained at this rate."""
     forecast = Forecast()
-    forecast.drained(0.0, 1.0)
-    for _ in range(20):
-        forecast.drained(500.0, 0.25)
+    forecast.drain.formed(0.0)
+    for _ in range(DRAIN_REQUESTS):
+        forecast.drain.let_in(per_second / DRAIN_REQUESTS)
+    forecast.drain.measure(1.0)
+    return forecast
+
+
+def test_waits_follow_the_rate_at_which_the_line_drains():
+    forecast = draining(2000.0)
 
     assert forecast.wait_s("ann", 0, 4000) == pytest.approx(2.0)
 
 
 def test_waits_that_were_longer_than_predicted_are_predicted_longer_for_that_tenant_alone():
-    forecast = Forecast()
-    forecast.drained(1000, 1.0)
+    forecast = draining(1000.0)
     for _ in range(100):
         forecast.waited("ann", 0, 1.0, 3.0)
     forecast.waited("ben", 0, 0.01, 5.0)  # too short to teach anything
@@ -93,8 +100,7 @@ def test_waits_that_were_longer_than_predicted_are_predicted_longer_for_that_ten
 
 
 def test_tenants_that_came_once_are_forgotten():
-    forecast = Forecast()
-    forecast.drained(1000, 1.0)
+    forecast = draining(1000.0)
     for number in range(MAX_FLOWS + 1):
         forecast.waited(f"tenant-{number}", 0, 1.0, 4.0)
 
