@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Protocol
+
+NOBODY = "no decode worker can take it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +55,48 @@ class Option:
         return f"{way} cost={self.cost_ms:.1f} ttft={self.ttft_ms:.1f} {terms}"
 
 
-@dataclass(frozen=True, slots=True)
+class Details(Protocol):
+    """What was weighed, put into words when somebody asks: hardly anybody does."""
+
+    def reason(self) -> str:
+        """Why the chosen option was chosen."""
+
+    def chosen(self) -> Option:
+        """The chosen option."""
+
+    def options(self) -> tuple[Option, ...]:
+        """All options that were weighed, the least cost first; the chosen one is among them."""
+
+
+# Not frozen: there is one per request, and a frozen one takes three times as long to make.
+@dataclass(slots=True)
 class Decision:
-    """Where a request goes. No chosen option: nobody can take it."""
+    """Where a request goes. Nobody changes one. No details: nobody can take it."""
 
-    chosen: Option | None
-    reason: str
+    decode_worker_id: str = ""
+    """Empty when nobody can take the request."""
+    prefill_worker_id: str = ""
+    """Empty when the decode worker computes the prompt itself."""
+    num_uncached_tokens: int = 0
+    """Tokens that somebody has to compute."""
+    ttft_ms: float = 0.0
+    """Predicted time to the first token, from the decision on."""
     rejected: tuple[Rejected, ...] = ()
-    weigh: Callable[[], tuple[Option, ...]] = field(default=lambda: ())
-    """All options that were weighed, the least cost first; worked out when asked for."""
+    details: Details | None = None
 
     @property
-    def decode_worker_id(self) -> str:
-        """Empty when nobody can take the request."""
-        return self.chosen.decode_worker_id if self.chosen else ""
+    def chosen(self) -> Option | None:
+        """What was chosen, with all its terms."""
+        return self.details.chosen() if self.details is not None else None
 
     @property
-    def prefill_worker_id(self) -> str:
-        """Empty when the decode worker computes the prompt itself."""
-        return self.chosen.prefill_worker_id if self.chosen else ""
+    def reason(self) -> str:
+        """Why."""
+        return self.details.reason() if self.details is not None else NOBODY
 
-    @property
-    def num_uncached_tokens(self) -> int:
-        """Tokens that somebody has to compute."""
-        return self.chosen.num_computed_tokens if self.chosen else 0
+    def weigh(self) -> tuple[Option, ...]:
+        """All options that were weighed, the least cost first."""
+        return self.details.options() if self.details is not None else ()
 
     def explain(self) -> dict[str, str | int | float]:
         """The decision and its reasons as flat attributes, for traces and logs."""
@@ -87,13 +107,14 @@ class Decision:
             "route.options": "; ".join(map(str, self.weigh())),
             "route.rejected": "; ".join(map(str, self.rejected)),
         }
-        if self.chosen is not None:
+        chosen = self.chosen
+        if chosen is not None:
             attributes |= {
-                "route.cached_tokens": self.chosen.num_cached_tokens,
-                "route.fetched_tokens": self.chosen.num_fetched_tokens,
-                "route.computed_tokens": self.chosen.num_computed_tokens,
-                "route.predicted_ttft_ms": round(self.chosen.ttft_ms, 2),
-                "route.predicted_itl_ms": round(self.chosen.itl_ms, 2),
-                "route.cost_ms": round(self.chosen.cost_ms, 2),
+                "route.cached_tokens": chosen.num_cached_tokens,
+                "route.fetched_tokens": chosen.num_fetched_tokens,
+                "route.computed_tokens": chosen.num_computed_tokens,
+                "route.predicted_ttft_ms": round(chosen.ttft_ms, 2),
+                "route.predicted_itl_ms": round(chosen.itl_ms, 2),
+                "route.cost_ms": round(chosen.cost_ms, 2),
             }
         return attributes

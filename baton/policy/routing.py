@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 from math import inf
+from operator import itemgetter
 
 from baton.policy.decision import Decision, Option
 from baton.policy.table import EQUAL_MS, WorkerTable
@@ -11,10 +12,10 @@ from baton.policy.weighing import (
     Aims,
     DecodeCost,
     PromptCost,
+    local_cost,
     option,
     remote_cost,
     waiting_ms,
-    weigh,
 )
 from baton.policy.workers import Prefill, RouteRequest, RoutingConfig, WorkerState
 from baton.request import Role
@@ -39,31 +40,61 @@ def choose(
     most = config.shortlist
     decodes = workers.shortlist(request, Role.DECODE, most, draw)
     if not decodes:
-        reason = "no decode worker can take it"
-        return Decision(None, reason, workers.rejected(request, Role.DECODE))
+        return Decision(rejected=workers.rejected(request, Role.DECODE))
     prefills: list[WorkerState] = []
     if config.prefill is not Prefill.LOCAL:
         prefills = workers.shortlist(request, Role.PREFILL, most, draw)
     aims = Aims.of(request, config)
     pairs = _pairs(request, decodes, prefills, aims, config)
-    pairs.sort(key=_cost)
-    winner, reason = _draw(pairs, config, draw)
+    pairs.sort(key=_COST)
+    weighed = _draw(pairs, aims, config, draw)
+    _, ttft_ms, decode, prefill = weighed.winner
+    prompt = prefill or decode.prompt
     return Decision(
-        option(request, winner[2], winner[3], aims, config),
-        reason,
+        decode.state.view.worker_id,
+        prefill.state.view.worker_id if prefill is not None else "",
+        prompt.num_computed_tokens,
+        ttft_ms,
         workers.rejected(request, Role.DECODE),
-        partial(_options, request, pairs, aims, config),
+        weighed,
     )
 
 
-def _cost(pair: _Pair) -> float:
-    return pair[0]
+_COST = itemgetter(0)
 
 
-def _options(
-    request: RouteRequest, pairs: list[_Pair], aims: Aims, config: RoutingConfig
-) -> tuple[Option, ...]:
-    return tuple(option(request, decode, prefill, aims, config) for *_, decode, prefill in pairs)
+@dataclass(slots=True)
+class _Weighed:
+    """See `Details`."""
+
+    pairs: list[_Pair]
+    """The least cost first."""
+    winner: _Pair
+    num_ties: int
+    limit_ms: float
+    """Costs up to this one are near ties."""
+    aims: Aims
+    config: RoutingConfig
+
+    def reason(self) -> str:
+        """See `Details`."""
+        if len(self.pairs) == 1:
+            return "the only way"
+        best_ms = self.pairs[0][0]
+        if self.num_ties == 1:
+            return f"least cost, {self.pairs[1][0] - best_ms:.1f} ms ahead"
+        return f"drawn among {self.num_ties} within {self.limit_ms - best_ms:.1f} ms"
+
+    def chosen(self) -> Option:
+        """See `Details`."""
+        return self._option(self.winner)
+
+    def options(self) -> tuple[Option, ...]:
+        """See `Details`."""
+        return tuple(map(self._option, self.pairs))
+
+    def _option(self, pair: _Pair) -> Option:
+        return option(pair[2], pair[3], self.aims, self.config)
 
 
 def _pairs(
@@ -76,27 +107,24 @@ def _pairs(
     """All ways worth weighing, with their costs."""
     sources = [PromptCost.of(request, state) for state in prefills]
     sources.sort(key=_ready)
+    insists = config.prefill is Prefill.REMOTE or config.remote_threshold_tokens is not None
     pairs: list[_Pair] = []
     least = inf
     for state in decodes:
         decode = DecodeCost.of(request, state, aims, config)
-        namespace = state.view.namespace
-        remotes = [source for source in sources if source.state.view.namespace == namespace]
-        if not _wants_remote(request, decode, config):
-            remotes = []
-        if _insists(config):
-            remotes = [remote for remote in remotes if not remote.state.view.failure_ms]
-        if not remotes or not _insists(config):
-            cost, ttft, *_ = weigh(request, decode, None, aims, config)
+        remotes = _remotes(decode, sources, insists, config)
+        if not remotes or not insists:
+            cost, ttft = local_cost(decode, aims, config)
             pairs.append((cost, ttft, decode, None))
             least = min(least, cost)
         before_ms = decode.room_ms + decode.join_ms
         for number, remote in enumerate(remotes):
-            # Those that follow are ready later still.
-            floor = waiting_ms(before_ms + remote.ready_ms, aims) + decode.remote_rest_ms
-            if number >= ALWAYS_WEIGHED and floor > HOPELESS * least:
-                break
-            cost, ttft = remote_cost(request, decode, remote, aims)
+            if number >= ALWAYS_WEIGHED:
+                # Those that follow are ready later still.
+                floor = waiting_ms(before_ms + remote.ready_ms, aims) + decode.remote_rest_ms
+                if floor > HOPELESS * least:
+                    break
+            cost, ttft = remote_cost(decode, remote, aims)
             pairs.append((cost, ttft, decode, remote))
             least = min(least, cost)
     return pairs
@@ -106,37 +134,40 @@ def _ready(source: PromptCost) -> float:
     return source.ready_ms
 
 
-def _insists(config: RoutingConfig) -> bool:
-    """Whether a prefill worker is taken without comparison, where one is wanted."""
-    return config.prefill is Prefill.REMOTE or config.remote_threshold_tokens is not None
+def _remotes(
+    decode: DecodeCost, sources: list[PromptCost], insists: bool, config: RoutingConfig
+) -> list[PromptCost]:
+    """Prefill workers that may compute the rest of the prompt for a decode worker.
 
-
-def _wants_remote(request: RouteRequest, decode: DecodeCost, config: RoutingConfig) -> bool:
-    """Whether a prefill worker may compute the rest of the prompt at all."""
-    prompt = decode.prompt
+    With `insists` one of them is taken without comparison, so one that failed has no right to it.
+    """
+    view = decode.state.view
     # The decode worker computes a last block's worth itself whatever it is told.
-    missing = request.num_tokens - prompt.num_cached_tokens
-    if missing <= prompt.state.view.block_size and config.remote_threshold_tokens is None:
-        return False
-    return config.remote_threshold_tokens is None or missing > config.remote_threshold_tokens
+    threshold = config.remote_threshold_tokens
+    if decode.num_missing_tokens <= (view.block_size if threshold is None else threshold):
+        return []
+    namespace = view.namespace
+    return [
+        source
+        for source in sources
+        if source.state.view.namespace == namespace
+        and not (insists and source.state.view.failure_ms)
+    ]
 
 
-def _draw(pairs: list[_Pair], config: RoutingConfig, draw: float) -> tuple[_Pair, str]:
+def _draw(pairs: list[_Pair], aims: Aims, config: RoutingConfig, draw: float) -> _Weighed:
     """Of the near ties, two at random; of these the cheaper, or the first if they are equal."""
-    best = pairs[0]
-    if len(pairs) == 1:
-        return best, "the only way"
+    winner = best = pairs[0]
     limit = best[0] + max(config.tie_ms, config.tie_share * best[1])
     num_ties = 1
     while num_ties < len(pairs) and pairs[num_ties][0] <= limit:
         num_ties += 1
-    if num_ties == 1:
-        return best, f"least cost, {pairs[1][0] - best[0]:.1f} ms ahead"
-    at = draw * num_ties
-    first = int(at)
-    second = int((at - first) * (num_ties - 1))
-    second += second >= first
-    winner = pairs[first]
-    if pairs[second][0] < winner[0] - EQUAL_MS:
-        winner = pairs[second]
-    return winner, f"drawn among {num_ties} within {limit - best[0]:.1f} ms"
+    if num_ties > 1:
+        at = draw * num_ties
+        first = int(at)
+        second = int((at - first) * (num_ties - 1))
+        second += second >= first
+        winner = pairs[first]
+        if pairs[second][0] < winner[0] - EQUAL_MS:
+            winner = pairs[second]
+    return _Weighed(pairs, winner, num_ties, limit, aims, config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 from heapq import nsmallest
+from itertools import islice
 
 from baton.policy.decision import Rejected
 from baton.policy.weighing import floor_ms
@@ -20,6 +21,44 @@ EQUAL_MS = 0.01
 _Entry = tuple[float, str, WorkerState]
 
 
+class _Rank:
+    """Fit workers of one role. They are put in order when somebody asks for it."""
+
+    def __init__(self, config: RoutingConfig) -> None:
+        self.states: dict[str, WorkerState] = {}
+        self._config = config
+        self._order: list[_Entry] = []
+        self._floors: dict[str, float] = {}
+        """Of those in order."""
+        self._changed: set[str] = set()
+
+    def put(self, worker_id: str, state: WorkerState) -> None:
+        self.states[worker_id] = state
+        self._changed.add(worker_id)
+
+    def remove(self, worker_id: str) -> None:
+        if self.states.pop(worker_id, None) is not None:
+            self._changed.add(worker_id)
+
+    def floor(self, worker_id: str) -> float:
+        """Of a worker that is here, once `ordered` was asked for."""
+        return self._floors[worker_id]
+
+    def ordered(self) -> list[_Entry]:
+        """Floor, worker and state, the lowest floor first."""
+        order, floors = self._order, self._floors
+        for worker_id in self._changed:
+            old = floors.pop(worker_id, None)
+            if old is not None:
+                del order[bisect_left(order, (old, worker_id))]
+            state = self.states.get(worker_id)
+            if state is not None:
+                floors[worker_id] = floor_ms(state, self._config)
+                insort(order, (floors[worker_id], worker_id, state))
+        self._changed.clear()
+        return order
+
+
 class WorkerTable:
     """Views by worker, with what follows from each worked out once per change.
 
@@ -28,52 +67,47 @@ class WorkerTable:
     """
 
     def __init__(self, views: Iterable[WorkerView] = (), config: RoutingConfig = DEFAULTS) -> None:
-        self._config = config
-        self._entries: dict[str, _Entry] = {}
-        self._ranks: dict[Role, list[_Entry]] = {Role.DECODE: [], Role.PREFILL: []}
+        self._decodes, self._prefills = _Rank(config), _Rank(config)
         self._unfit: dict[str, Rejected] = {}
         for view in views:
             self.put(view)
 
     def __len__(self) -> int:
-        return len(self._entries) + len(self._unfit)
+        return len(self._decodes.states) + len(self._prefills.states) + len(self._unfit)
 
     def put(self, view: WorkerView) -> None:
         """Takes a worker in, or its newer view."""
-        self.remove(view.worker_id)
         reason = _unfitness(view)
         if reason:
+            self.remove(view.worker_id)
             self._unfit[view.worker_id] = Rejected(view.worker_id, reason)
             return
-        state = WorkerState.of(view)
-        entry = (floor_ms(state, self._config), view.worker_id, state)
-        self._entries[view.worker_id] = entry
-        insort(self._ranks[view.role], entry)
+        if self._unfit:
+            self._unfit.pop(view.worker_id, None)
+        self._rank(view.role).put(view.worker_id, WorkerState(view))
 
     def remove(self, worker_id: str) -> None:
         """Forgets a worker. Idempotent."""
         self._unfit.pop(worker_id, None)
-        entry = self._entries.pop(worker_id, None)
-        if entry is not None:
-            rank = self._ranks[entry[2].view.role]
-            del rank[bisect_left(rank, entry)]
+        self._decodes.remove(worker_id)
+        self._prefills.remove(worker_id)
 
     def state(self, worker_id: str) -> WorkerState | None:
         """What follows from a fit worker's view."""
-        entry = self._entries.get(worker_id)
-        return entry[2] if entry is not None else None
+        return self._decodes.states.get(worker_id) or self._prefills.states.get(worker_id)
 
     def states(self, role: Role) -> list[WorkerState]:
         """All fit workers of a role, the lowest floor first."""
-        return [entry[2] for entry in self._ranks[role]]
+        return [entry[2] for entry in self._rank(role).ordered()]
 
     def rejected(self, request: RouteRequest, role: Role) -> tuple[Rejected, ...]:
         """Workers that cannot take a request, and why; not all of very many."""
-        named = list(self._unfit.values())[:MAX_NAMED]
-        for *_, state in self._ranks[role][:MAX_NAMED]:
-            reason = unfitness_for(request, state.view)
-            if reason:
-                named.append(Rejected(state.view.worker_id, reason))
+        named = list(self._unfit.values())[:MAX_NAMED] if self._unfit else []
+        for state in islice(self._rank(role).states.values(), MAX_NAMED):
+            if not takes(state, request):
+                name = state.view.worker_id
+                reason = "is excluded" if name in request.excluded else "is too small"
+                named.append(Rejected(name, reason))
         return tuple(named)
 
     def shortlist(
@@ -86,28 +120,38 @@ class WorkerTable:
         behind the deepest caches the least loaded worker is best. Of many equal floors, `draw`
         says where to begin.
         """
-        rank = self._ranks[role]
-        if len(rank) <= most:
-            return [entry[2] for entry in rank if not unfitness_for(request, entry[2].view)]
-        chosen = {state.view.worker_id: state for state in self._deepest(request, role, most // 2)}
-        num_equal = bisect_right(rank, rank[0][0] + EQUAL_MS, key=_floor)
+        rank = self._rank(role)
+        if len(rank.states) <= most:
+            return [state for state in rank.states.values() if takes(state, request)]
+        order = rank.ordered()
+        chosen = {state.view.worker_id: state for state in _deepest(rank, request, most // 2)}
+        num_equal = bisect_right(order, order[0][0] + EQUAL_MS, key=_floor)
         at = int(draw * (num_equal - most)) if num_equal > most else 0
-        while at < len(rank) and len(chosen) < most:
-            state = rank[at][2]
-            if not unfitness_for(request, state.view):
+        while at < len(order) and len(chosen) < most:
+            state = order[at][2]
+            if takes(state, request):
                 chosen[state.view.worker_id] = state
             at += 1
         return list(chosen.values())
 
-    def _deepest(self, request: RouteRequest, role: Role, most: int) -> list[WorkerState]:
-        """Those that cache most of the request; of those that cache equally much the idlest."""
-        holders = []
-        for worker_id, num_blocks in request.cached_blocks.items():
-            entry = self._entries.get(worker_id)
-            if entry is not None and entry[2].view.role is role:
-                holders.append((-num_blocks, *entry))
-        deepest = nsmallest(most, holders)
-        return [e[3] for e in deepest if not unfitness_for(request, e[3].view)]
+    def _rank(self, role: Role) -> _Rank:
+        # No mapping: hashing an enum's member costs more than all else here.
+        return self._decodes if role is Role.DECODE else self._prefills
+
+
+def _deepest(rank: _Rank, request: RouteRequest, most: int) -> list[WorkerState]:
+    """Those that cache most of the request; of those that cache equally much the idlest."""
+    holders = []
+    for worker_id, num_blocks in request.cached_blocks.items():
+        state = rank.states.get(worker_id)
+        if state is not None:
+            holders.append((-num_blocks, rank.floor(worker_id), worker_id, state))
+    return [e[3] for e in nsmallest(most, holders) if takes(e[3], request)]
+
+
+def takes(state: WorkerState, request: RouteRequest) -> bool:
+    """Whether a fit worker can take this request: it has room for it, ever, and is not excluded."""
+    return request.num_tokens <= state.max_tokens and state.view.worker_id not in request.excluded
 
 
 def _floor(entry: _Entry) -> float:
@@ -116,19 +160,10 @@ def _floor(entry: _Entry) -> float:
 
 def _unfitness(view: WorkerView) -> str:
     """Why a worker cannot take anything; empty when it can."""
-    if view.role not in (Role.DECODE, Role.PREFILL):
+    if view.role is not Role.DECODE and view.role is not Role.PREFILL:
         return "is neither a decode nor a prefill worker"
     if not view.is_reachable:
         return "is unreachable"
     if view.is_draining:
         return "is draining"
-    return ""
-
-
-def unfitness_for(request: RouteRequest, view: WorkerView) -> str:
-    """Why a worker cannot take this request; empty when it can."""
-    if view.worker_id in request.excluded:
-        return "is excluded"
-    if 0 < view.num_blocks * view.block_size < request.num_tokens:
-        return "is too small"
     return ""

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict, deque
-from dataclasses import dataclass, field, replace
+from collections.abc import Set
+from dataclasses import dataclass
 
 from baton.registry.client import FAILURES, Pipe, close, connect, milliseconds
 from baton.registry.contact import Contact, end
@@ -23,7 +24,8 @@ _NOBODY = ""
 """Worker id of a promise to nobody."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, that takes three times as long to make. Nobody changes one.
+@dataclass(slots=True)
 class Promise:
     """Load that gateways have at a worker."""
 
@@ -41,13 +43,6 @@ class Promise:
             self.num_new_tokens + other.num_new_tokens,
         )
 
-    def __sub__(self, other: Promise) -> Promise:
-        return Promise(
-            self.num_sequences - other.num_sequences,
-            self.num_tokens - other.num_tokens,
-            self.num_new_tokens - other.num_new_tokens,
-        )
-
 
 NOTHING = Promise()
 
@@ -62,32 +57,27 @@ class Booking:
     is_open: bool = True
 
 
+# Not frozen: it changes with every booking.
 @dataclass(slots=True)
-class _Fading:
-    """Sums by worker of what happened within the last so many seconds."""
+class _Account:
+    """What this gateway has at one worker, and what it has booked and taken back of late."""
 
-    seconds: float
-    changed: set[str]
-    totals: dict[str, Promise] = field(default_factory=dict)
-    _entries: deque[tuple[float, str, Promise]] = field(default_factory=deque)
+    num_sequences: int = 0
+    num_tokens: int = 0
+    num_new_tokens: int = 0
+    num_gone_sequences: int = 0
+    num_gone_tokens: int = 0
+    num_fading: int = 0
+    """Changes that still count as of late."""
 
-    def add(self, worker_id: str, promise: Promise, now: float) -> None:
-        self.totals[worker_id] = self.totals.get(worker_id, NOTHING) + promise
-        self._entries.append((now + self.seconds, worker_id, promise))
+    @property
+    def promise(self) -> Promise:
+        new = min(self.num_new_tokens, self.num_tokens)
+        return Promise(self.num_sequences, self.num_tokens, new)
 
-    def expire(self, now: float) -> bool:
-        """Forgets what is older; whether there was any."""
-        had_any = False
-        while self._entries and self._entries[0][0] <= now:
-            _, worker_id, promise = self._entries.popleft()
-            left = self.totals[worker_id] - promise
-            if left == NOTHING:
-                del self.totals[worker_id]
-            else:
-                self.totals[worker_id] = left
-            self.changed.add(worker_id)
-            had_any = True
-        return had_any
+
+_Change = tuple[float, str, int, int, int]
+"""When it ceases to be of late, worker, and tokens booked, sequences and tokens taken back."""
 
 
 class BookingBoard:
@@ -110,12 +100,11 @@ class BookingBoard:
         self.timing = timing or Timing()
         self.contact = Contact("bookings", self.timing)
         self._client = connect(redis_url, self.timing)
-        self._own: dict[str, Promise] = {}
+        self._own: dict[str, _Account] = {}
         self._changed: set[str] = set()
         # A worker's word is sent and read at these intervals; a tenth more for its way.
-        seconds = self.timing.load_interval_s + self.timing.poll_s + 0.1
-        self._new = _Fading(seconds, self._changed)
-        self._gone = _Fading(seconds, self._changed)
+        self._late_s = self.timing.load_interval_s + self.timing.poll_s + 0.1
+        self._fading: deque[_Change] = deque()
         self._others: dict[str, Promise] = {}
         self._is_dirty = True
         self._next_refresh = 0.0
@@ -123,68 +112,86 @@ class BookingBoard:
 
     def book(self, worker_id: str, num_tokens: int, num_sequences: int = 1) -> Booking:
         """Promises load to a worker."""
-        now = time.monotonic()
-        self._own[worker_id] = self._own.get(worker_id, NOTHING) + Promise(
-            num_sequences, num_tokens
-        )
+        account = self._own.get(worker_id)
+        if account is None:
+            account = self._own[worker_id] = _Account()
+        account.num_sequences += num_sequences
+        account.num_tokens += num_tokens
         if num_tokens:
-            self._new.add(worker_id, Promise(0, 0, num_tokens), now)
+            account.num_new_tokens += num_tokens
+            self._fade(account, worker_id, num_tokens, 0, 0)
         self._touch(worker_id)
         return Booking(worker_id, num_sequences, num_tokens)
 
     def computed(self, booking: Booking) -> None:
         """Its tokens are computed; its sequences stay. Idempotent."""
         if booking.is_open and booking.num_tokens:
-            self._take(booking, Promise(0, booking.num_tokens))
+            self._take(booking.worker_id, 0, booking.num_tokens)
             booking.num_tokens = 0
 
     def release(self, booking: Booking) -> None:
         """Takes all of a promise back. Idempotent."""
         if booking.is_open:
             booking.is_open = False
-            self._take(booking, Promise(booking.num_sequences, booking.num_tokens))
+            self._take(booking.worker_id, booking.num_sequences, booking.num_tokens)
 
     def promised(self, worker_id: str) -> Promise:
         """What all gateways together have at a worker."""
-        own = self._all_own(worker_id)
-        if self.contact.staleness_s > self.timing.lease_s:
+        account = self._own.get(worker_id)
+        own = account.promise if account is not None else NOTHING
+        others = self._others.get(worker_id)
+        if others is None or self.contact.staleness_s > self.timing.lease_s:
             return own
-        return own + self._others.get(worker_id, NOTHING)
+        return own + others
 
     def gone(self, worker_id: str) -> Promise:
         """What this gateway has taken back of late: the worker's word may still contain it."""
-        return self._gone.totals.get(worker_id, NOTHING)
+        account = self._own.get(worker_id)
+        if account is None:
+            return NOTHING
+        return Promise(account.num_gone_sequences, account.num_gone_tokens)
 
-    def take_changed(self) -> set[str]:
+    def take_changed(self) -> Set[str]:
         """Workers whose promises have changed since the last call."""
         self._expire()
-        changed = self._changed.copy()
-        self._changed.clear()
+        changed, self._changed = self._changed, set()
         return changed
 
-    def _take(self, booking: Booking, promise: Promise) -> None:
-        worker_id = booking.worker_id
-        left = self._own[worker_id] - promise
-        if left == NOTHING:
-            del self._own[worker_id]
-        else:
-            self._own[worker_id] = left
-        self._gone.add(worker_id, promise, time.monotonic())
+    def _take(self, worker_id: str, num_sequences: int, num_tokens: int) -> None:
+        account = self._own[worker_id]
+        account.num_sequences -= num_sequences
+        account.num_tokens -= num_tokens
+        account.num_gone_sequences += num_sequences
+        account.num_gone_tokens += num_tokens
+        self._fade(account, worker_id, 0, num_sequences, num_tokens)
         self._touch(worker_id)
 
-    def _all_own(self, worker_id: str) -> Promise:
-        own = self._own.get(worker_id, NOTHING)
-        new = self._new.totals.get(worker_id, NOTHING).num_new_tokens
-        return replace(own, num_new_tokens=min(new, own.num_tokens)) if new else own
+    def _fade(
+        self, account: _Account, worker_id: str, new: int, gone_sequences: int, gone: int
+    ) -> None:
+        account.num_fading += 1
+        end = time.monotonic() + self._late_s
+        self._fading.append((end, worker_id, new, gone_sequences, gone))
 
     def _touch(self, worker_id: str) -> None:
         self._changed.add(worker_id)
         self._is_dirty = True
 
     def _expire(self) -> None:
-        now = time.monotonic()
-        self._gone.expire(now)
-        self._is_dirty |= self._new.expire(now)
+        """What is of late no more."""
+        fading, now = self._fading, time.monotonic()
+        while fading and fading[0][0] <= now:
+            _, worker_id, new, gone_sequences, gone = fading.popleft()
+            account = self._own[worker_id]
+            account.num_new_tokens -= new
+            account.num_gone_sequences -= gone_sequences
+            account.num_gone_tokens -= gone
+            account.num_fading -= 1
+            if not account.num_fading and account.promise == NOTHING:
+                del self._own[worker_id]
+            self._changed.add(worker_id)
+            # Others are told what is new, not what has gone.
+            self._is_dirty |= new > 0
 
     async def start(self) -> None:
         """Starts sharing; returns after the first attempt, whether Redis answered or not."""
@@ -231,7 +238,8 @@ class BookingBoard:
     def _add_own(self, pipe: Pipe) -> None:
         key = self.keys.bookings(self.gateway_id)
         pipe.delete(key)
-        fields = {name: _written(self._all_own(name)) for name in self._own}
+        own = {name: account.promise for name, account in self._own.items()}
+        fields = {name: _written(promise) for name, promise in own.items() if promise != NOTHING}
         # The hash is the gateway's lease too, so it is there without a promise.
         pipe.hset(key, mapping=fields | {_NOBODY: _written(NOTHING)})
         pipe.pexpire(key, milliseconds(self.timing.lease_s))

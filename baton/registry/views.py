@@ -45,6 +45,7 @@ class _Known:
     load: LoadRecord
     is_reachable: bool
     failure_ms: float
+    block_bytes: int
 
 
 class WorkerTables:
@@ -67,6 +68,8 @@ class WorkerTables:
         self._failures = failures or FailureMemory()
         self._known: dict[str, _Known] = {}
         self._tables: dict[str, WorkerTable] = {}
+        self._records: list[WorkerRecord] = []
+        self._loads: list[LoadRecord] = []
         self._looked_at = 0.0
         self._unreachable: Collection[str] = ()
 
@@ -74,14 +77,25 @@ class WorkerTables:
         """The workers of a model. To the `unreachable` ones the caller has no working stream."""
         now = time.monotonic()
         is_due = len(self._known) <= FEW_WORKERS or now - self._looked_at >= LOOK_SECONDS
-        if is_due or unreachable != self._unreachable:
-            self._looked_at, self._unreachable = now, unreachable
+        if (is_due and self._has_news()) or unreachable != self._unreachable:
+            self._unreachable = unreachable
             self._look(now)
+        if is_due:
+            self._looked_at = now
         for worker_id in self._board.take_changed():
             known = self._known.get(worker_id)
             if known is not None:
                 self._put(known)
         return self._table(model)
+
+    def _has_news(self) -> bool:
+        """Whether anybody's record or load is another one, or a failure fades."""
+        directory = self._directory
+        records, loads = list(directory.workers.values()), list(directory.loads.values())
+        is_same = records == self._records and loads == self._loads and self._failures.is_empty
+        # The same objects again are equal at a glance.
+        self._records, self._loads = records, loads
+        return not is_same
 
     def _look(self, now: float) -> None:
         workers, loads = self._directory.workers, self._directory.loads
@@ -104,8 +118,10 @@ class WorkerTables:
                 continue
             if known is not None and known.record.model != record.model:
                 self._tables[known.record.model].remove(worker_id)
-            self._known[worker_id] = _Known(record, load, is_reachable, failure_ms)
-            self._put(self._known[worker_id])
+            num_bytes = record.layout.block_bytes if record.layout else 0
+            known = _Known(record, load, is_reachable, failure_ms, num_bytes)
+            self._known[worker_id] = known
+            self._put(known)
 
     def _table(self, model: str) -> WorkerTable:
         table = self._tables.get(model)
@@ -120,13 +136,13 @@ class WorkerTables:
 
 
 def _view(known: _Known, promise: Promise = NOTHING, gone: Promise = NOTHING) -> WorkerView:
-    record, load = known.record, known.load
+    record, load, layout = known.record, known.load, known.record.layout
     return WorkerView(
-        worker_id=record.worker_id,
-        role=record.role,
-        namespace=record.namespace,
-        block_size=record.block_size,
-        block_bytes=record.layout.block_bytes if record.layout else 0,
+        record.worker_id,
+        record.role,
+        layout.namespace if layout is not None else "",
+        layout.block_size if layout is not None else 0,
+        known.block_bytes,
         num_blocks=record.num_blocks,
         num_running=load.num_running,
         num_waiting=load.num_waiting,

@@ -145,7 +145,8 @@ class Watcher:
         if known is not None and known.epoch != record.epoch:
             self._remove(known, "it has a new epoch")
             known = None
-        self.workers[worker_id] = record
+        if known != record:  # else the old one stays: whoever keeps it sees at a glance
+            self.workers[worker_id] = record
         if known is None:
             self._add(record)
 

@@ -45,11 +45,11 @@ class ExplainService(stubs.ExplainServiceServicer):
 
 def _decision(placed: Placed) -> pb.RouteDecision:
     decision = placed.decision
-    options = list(decision.weigh())
-    assert decision.chosen is not None
-    at = options.index(decision.chosen)
+    options, chosen = list(decision.weigh()), decision.chosen
+    assert chosen is not None
+    at = options.index(chosen)
     if at >= MAX_OPTIONS:
-        at, options[MAX_OPTIONS - 1] = MAX_OPTIONS - 1, decision.chosen
+        at, options[MAX_OPTIONS - 1] = MAX_OPTIONS - 1, chosen
     return pb.RouteDecision(
         unix_seconds=placed.unix_s,
         token_count=placed.num_tokens,

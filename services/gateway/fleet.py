@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,6 +70,10 @@ class Fleet:
         self._tls = tls
         self._links: dict[str, DecodeLink] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._seen: list[WorkerRecord] | None = None
+        """What the two below were made of; None: links have changed since."""
+        self._usable: dict[str, dict[str, DecodeWorker]] = {}
+        self._unreachable: Set[str] = frozenset()
         self._changed = asyncio.Event()
 
     @property
@@ -88,26 +92,18 @@ class Fleet:
         links, self._links = list(self._links.values()), {}
         await asyncio.gather(*(link.close() for link in links), *self._closing)
 
-    def decode_workers(self, model: str) -> list[DecodeWorker]:
-        """Decode workers of a model whose stream is up and that want new work, by id."""
-        mine = [
-            record
-            for record in self.records
-            if record.role is Role.DECODE and record.model == model and not record.is_draining
-        ]
-        return [
-            DecodeWorker(record, self._links[record.worker_id])
-            for record in sorted(mine, key=lambda record: record.worker_id)
-            if self._is_usable(record.worker_id)
-        ]
+    def decode_workers(self, model: str) -> Mapping[str, DecodeWorker]:
+        """Decode workers of a model whose stream is up and that want new work, by id, in order.
 
-    def unreachable(self) -> set[str]:
+        The same mapping again until something changes; nobody else changes it.
+        """
+        self._look()
+        return self._usable.get(model, {})
+
+    def unreachable(self) -> Set[str]:
         """Decode workers whose stream is down; nothing is known here of roads to the others."""
-        return {
-            record.worker_id
-            for record in self.records
-            if record.role is Role.DECODE and not self._is_usable(record.worker_id)
-        }
+        self._look()
+        return self._unreachable
 
     async def changed(self, seconds: float) -> None:
         """Returns at the next change of workers or links, or when the time is over."""
@@ -116,6 +112,20 @@ class Fleet:
                 await self._changed.wait()
         except TimeoutError:
             return
+
+    def _look(self) -> None:
+        """Sorts the workers anew if any has changed; at a glance if not."""
+        records = list(self.directory.workers.values())
+        if records == self._seen:
+            return
+        self._seen, self._usable = records, {}
+        decodes = [record for record in records if record.role is Role.DECODE]
+        for record in sorted(decodes, key=lambda record: record.worker_id):
+            if self._is_usable(record.worker_id) and not record.is_draining:
+                worker = DecodeWorker(record, self._links[record.worker_id])
+                self._usable.setdefault(record.model, {})[record.worker_id] = worker
+        ids = {record.worker_id for record in decodes}
+        self._unreachable = frozenset(name for name in ids if not self._is_usable(name))
 
     def _on_up(self, record: WorkerRecord) -> None:
         self.models.note(record)
@@ -158,5 +168,6 @@ class Fleet:
         task.add_done_callback(self._closing.discard)
 
     def _notify(self) -> None:
+        self._seen = None
         self._changed.set()
         self._changed = asyncio.Event()

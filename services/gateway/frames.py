@@ -20,9 +20,13 @@ MAX_TOKENS = (MAX_MESSAGE_BYTES - (64 << 10)) // 4
 """One submission must fit into a frame: four bytes a token, and 64 KB for all else."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: there is one per request, and a frozen one takes three times as long to make.
+@dataclass(slots=True)
 class Submission:
-    """What a decode worker is asked to do: a whole request, or one sample of a migrated one."""
+    """What a decode worker is asked to do: a whole request, or one sample of a migrated one.
+
+    Nobody changes one.
+    """
 
     command: GenerateCommand
     token_ids: TokenIds

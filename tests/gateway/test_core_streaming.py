@@ -221,7 +221,7 @@ async def test_a_client_that_is_behind_gets_fewer_and_longer_chunks(world):
         for token in tokens[1:-1]:
             await submission.send([token])
         await submission.send(tokens[-1:], end=FinishReason.LENGTH)
-        await eventually(lambda: world.fleet.decode_workers("toy")[0].link.num_open == 0)
+        await eventually(lambda: world.fleet.decode_workers("toy")["decode-0"].link.num_open == 0)
         got += [event async for event in events]
 
     chunks = [event for event in got if isinstance(event, Chunk)]

@@ -329,7 +329,7 @@ async def test_a_client_that_does_not_read_is_sent_merged_chunks(door):
     for number in range(num_frames):
         end = FinishReason.LENGTH if number == num_frames - 1 else None
         await submission.send([fox], logprobs=[TokenLogprobs(fox, -1.0, top)], end=end)
-    await eventually(lambda: door.world.fleet.decode_workers("toy")[0].link.num_open == 0)
+    await eventually(lambda: door.world.fleet.decode_workers("toy")["decode-0"].link.num_open == 0)
     messages = [message async for message in call]
 
     chunks = [m.chunk for m in messages if m.HasField("chunk")]

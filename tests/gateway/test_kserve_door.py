@@ -237,7 +237,7 @@ async def test_a_client_that_does_not_read_is_sent_merged_parts(door):
         end = FinishReason.LENGTH if turn == num_frames - 1 else None
         for submission in submissions:
             await submission.send([fox], logprobs=[TokenLogprobs(fox, -1.0, top)], end=end)
-    await eventually(lambda: door.world.fleet.decode_workers("toy")[0].link.num_open == 0)
+    await eventually(lambda: door.world.fleet.decode_workers("toy")["decode-0"].link.num_open == 0)
     responses = await collect(call)
 
     for id_ in {submission.request_id for submission in submissions}:

@@ -169,7 +169,7 @@ class World:
     @property
     def usable(self) -> list[str]:
         """Decode workers that could take a request."""
-        return [worker.record.worker_id for worker in self.fleet.decode_workers(MODEL)]
+        return list(self.fleet.decode_workers(MODEL))
 
     def slo(self, **hints: int) -> SloHints:
         """What a client hopes for."""
