@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
+from baton.errors import Overloaded
 from baton.request import Guide
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 NUM_THREADS = 2
+MAX_MAKING = 64
+"""Guides being made or waiting for a thread. Most take milliseconds, the worst a second or two."""
+RETRY_AFTER_SECONDS = 1.0
 
 
 class Shelf(Generic[T]):
@@ -25,41 +28,52 @@ class Shelf(Generic[T]):
         self._make = make
         self._capacity = capacity
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="guides")
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[bytes, Future[T]] = OrderedDict()
+        self._kept: OrderedDict[bytes, asyncio.Future[T]] = OrderedDict()
+        self._num_making = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
+    async def get(self, guide: Guide) -> T:
+        """What is kept for a guide; made now if nothing is.
+
+        Raises `Overloaded` for a new guide while `MAX_MAKING` others are being made.
+        """
+        digest = _digest(guide)
+        kept = self._kept.get(digest) or self._begin(digest, guide)
+        self._kept.move_to_end(digest)
+        # Shielded: one that leaves must not take it from the others that wait for it.
+        return await asyncio.shield(kept)
+
     async def use(self, guide: Guide, work: Callable[[T], R]) -> R:
-        """What `work` makes, in a thread, of what is kept for a guide."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: work(self._find(guide)))
+        """What `work` makes, in a thread, of what is kept for a guide. Raises as `get` does."""
+        made = await self.get(guide)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, made)
 
     def close(self) -> None:
         """Ends the threads behind what they do now."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _find(self, guide: Guide) -> T:
-        digest = _digest(guide)
-        with self._lock:
-            found = self._kept.get(digest)
-            mine = Future[T]() if found is None else None
-            if mine is not None:
-                self._kept[digest] = mine
-                if len(self._kept) > self._capacity:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(digest)
-        if found is not None:
-            return found.result()
-        assert mine is not None
-        try:
-            mine.set_result(self._make(guide))
-        except BaseException as error:
-            mine.set_exception(error)
-            with self._lock:
-                self._kept.pop(digest, None)
-        return mine.result()
+    def _begin(self, digest: bytes, guide: Guide) -> asyncio.Future[T]:
+        if self._num_making >= MAX_MAKING:
+            raise Overloaded(
+                f"{self._num_making} new guides wait to be compiled, the limit; come back in "
+                f"{RETRY_AFTER_SECONDS:g} s",
+                retry_after_s=RETRY_AFTER_SECONDS,
+            )
+        making = asyncio.get_running_loop().run_in_executor(self._threads, self._make, guide)
+        self._num_making += 1
+        self._kept[digest] = making
+        if len(self._kept) > self._capacity:
+            self._kept.popitem(last=False)
+        making.add_done_callback(lambda made: self._on_made(digest, made))
+        return making
+
+    def _on_made(self, digest: bytes, made: asyncio.Future[T]) -> None:
+        self._num_making -= 1
+        has_failed = made.cancelled() or made.exception() is not None
+        if has_failed and self._kept.get(digest) is made:
+            del self._kept[digest]
 
 
 def _digest(guide: Guide) -> bytes:

@@ -22,6 +22,7 @@ class Outbox(Generic[Part]):
         self._least_interval_s = least_interval_s
         self._parts: list[Part] = []
         self._wake = asyncio.Event()
+        self._taken = asyncio.Event()
         self._is_closed = False
 
     def put(self, part: Part) -> None:
@@ -34,6 +35,16 @@ class Outbox(Generic[Part]):
         """Ends `batches` behind what is pending."""
         self._is_closed = True
         self._wake.set()
+        self._taken.set()
+
+    async def has_room(self, max_parts: int) -> None:
+        """Returns once no more than so many parts wait, or it is closed.
+
+        For whoever reads what makes parts: while nobody takes them, no more should be made.
+        """
+        while len(self._parts) > max_parts and not self._is_closed:
+            self._taken.clear()
+            await self._taken.wait()
 
     async def batches(self) -> AsyncIterator[list[Part]]:
         """All pending parts, again and again; ask for the next when the last one is written."""
@@ -46,6 +57,7 @@ class Outbox(Generic[Part]):
             next_at = time.monotonic() + self._least_interval_s
             self._wake.clear()
             parts, self._parts = self._parts, []
+            self._taken.set()
             if parts:
                 yield parts
             elif self._is_closed:

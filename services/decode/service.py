@@ -21,6 +21,8 @@ DRAIN_POLL_S = 0.05
 FRAME_INTERVAL_S = 0.001
 """Between two frames to one gateway. Steps of a model take longer; those that don't are too short
 for anyone to see their tokens one by one."""
+MAX_WAITING_NEWS = 65_536
+"""Tokens and ends that a gateway has not taken; beyond it nothing more is read from it."""
 
 
 class DecodeService(decode_pb2_grpc.DecodeServiceServicer):
@@ -74,6 +76,7 @@ class DecodeService(decode_pb2_grpc.DecodeServiceServicer):
         try:
             async for frame in frames:
                 self._take(stream_id, frame, outbox)
+                await outbox.has_room(MAX_WAITING_NEWS)
         except Exception:
             log.exception("a gateway's frame could not be taken, its stream ends")
         finally:

@@ -16,7 +16,9 @@ from services.prefill.settings import PrefillSettings
 async def build(process: Process, settings: PrefillSettings) -> None:
     """Loads the model and serves PrefillService."""
     worker = await boot(process, settings, Role.PREFILL)
-    service = PrefillService(worker.me, worker.host, worker.fetcher, worker.segment)
+    service = PrefillService(
+        worker.me, worker.host, worker.fetcher, worker.segment, settings.max_queued
+    )
     process.register(
         ["baton.v1.PrefillService"],
         partial(prefill_pb2_grpc.add_PrefillServiceServicer_to_server, service),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from baton import convert
 from baton.engine.types import SequenceSpec, StepOutput
+from baton.errors import Overloaded
 from baton.rpc import logs
 from baton.rpc.outbox import Outbox
 from baton.tokens import TokenIds
@@ -30,8 +31,14 @@ class Connection:
     """Sessions of one decode worker, multiplexed on its stream."""
 
     def __init__(
-        self, hello: pb.PrefillHello, host: EngineHost, pusher: Pusher, fetcher: BlockFetcher
+        self,
+        hello: pb.PrefillHello,
+        host: EngineHost,
+        pusher: Pusher,
+        fetcher: BlockFetcher,
+        room: Callable[[], int],
     ) -> None:
+        """`room` says how many sessions the worker still takes, of all connections."""
         self.connection_id = hello.connection_id
         self.peer_id = hello.worker_id
         self.peer_epoch = hello.epoch
@@ -39,6 +46,7 @@ class Connection:
         self._verify = hello.verify
         self._host = host
         self._fetcher = fetcher
+        self._room = room
         self._running: dict[str, _Running] = {}
         self._outbox: Outbox[pb.SessionUpdate] = Outbox()
 
@@ -90,12 +98,22 @@ class Connection:
         return len(self._running)
 
     def _open(self, message: pb.OpenSession) -> None:
+        if self._room() <= 0:
+            self._refuse(message.session_id)
+            return
         sequence_id = self._sequence_id(message.session_id)
         plan = _plan(message, sequence_id, receive=self._fetcher.is_on, verify=self._verify)
         session = PrefillSession(plan, self._host, self.pusher, self._fetcher, self._outbox.put)
         task = asyncio.create_task(session.run(), name=f"session {sequence_id}")
         self._running[sequence_id] = _Running(session, task)
         task.add_done_callback(lambda _: self._forget(sequence_id))
+
+    def _refuse(self, session_id: int) -> None:
+        """The decode worker computes this prompt itself; its gateway looks elsewhere for a while."""
+        log.warning("session refused, no more are taken", peer=self.peer_id)
+        error = Overloaded("this prefill worker takes no more sessions now", retry_after_s=1.0)
+        end = pb.SessionEnd(error=convert.error_to_pb(error))
+        self._outbox.put(pb.SessionUpdate(session_id=session_id, end=end))
 
     def _forget(self, sequence_id: str) -> None:
         running = self._running.pop(sequence_id)

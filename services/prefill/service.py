@@ -34,11 +34,14 @@ class PrefillService(prefill_pb2_grpc.PrefillServiceServicer):
         host: EngineHost,
         fetcher: BlockFetcher,
         segment: SharedSegment | None,
+        max_sessions: int = 1024,
     ) -> None:
+        """`max_sessions` of all connections together."""
         self._me = me
         self._segment = segment
         self._host = host
         self._fetcher = fetcher
+        self._max_sessions = max_sessions
         self._connections: dict[str, Connection] = {}
         host.subscribe(self._deliver)
         host.on_failure(lambda _: self._end_streams())
@@ -87,6 +90,11 @@ class PrefillService(prefill_pb2_grpc.PrefillServiceServicer):
             await asyncio.sleep(DRAIN_POLL_S)
         self._end_streams()
 
+    def _room(self) -> int:
+        """Sessions that may be opened."""
+        running = sum(connection.num_sessions for connection in self._connections.values())
+        return self._max_sessions - running
+
     def _end_streams(self) -> None:
         """Lets decode workers go; what they still wait for they compute themselves."""
         for connection in self._connections.values():
@@ -122,7 +130,7 @@ class PrefillService(prefill_pb2_grpc.PrefillServiceServicer):
         pusher = make_pusher(
             hello, arena, self._host.engine.layout, is_host_memory=self._segment is not None
         )
-        connection = Connection(hello, self._host, pusher, self._fetcher)
+        connection = Connection(hello, self._host, pusher, self._fetcher, self._room)
         self._connections[connection.connection_id] = connection
         log.info("decode worker connected", peer=hello.worker_id, transport=pusher.name)
         return connection
