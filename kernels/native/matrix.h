@@ -15,8 +15,8 @@ constexpr int NR = 16;        // outputs in a panel
 constexpr int MR = 6;         // rows at a time: 12 sums of 8 floats fill AVX2's registers
 constexpr long kMaxStep = 384;  // k at a time: 24 KB of a panel stay in the first cache
 constexpr long kRowBlock = 32 * MR;  // rows by kMaxStep: 295 KB stay in the second
+constexpr long kChunk = 8 * NR;  // outputs at a time: kRowBlock by this are 98 KB
 constexpr long kFewRows = 12;  // up to here rows are read where they lie
-constexpr long kAhead = 2048;  // bytes from a weight to the one that is fetched meanwhile
 
 enum Form : int64_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2 };
 
@@ -63,16 +63,25 @@ struct Packed {
   INLINE Packed from(long m, long i) const { return {data + m * k + i * MR, k}; }  // m: of a group
 };
 
+// What is fetched into the second cache while a tile is computed: from each panel, `stride` bytes
+// further at each i.
+struct Ahead {
+  const char* data = nullptr;
+  long stride = 0;
+};
+
 // c[m][j] (+)= sum over i < k of a[m][i] * b[i][j] for M rows and P panels of 16.
 template <int M, int P, class L, class A>
-__attribute__((noinline)) void tile(A a, const typename L::T* b, long panel, long k, float* c, long ldc, bool add) {
+__attribute__((noinline)) void tile(A a, const typename L::T* b, long panel, long k, float* c, long ldc, bool add,
+                                    Ahead ahead) {
   constexpr int V = NR / W;
   Vec sums[M][P * V] = {};
+  const long next = panel * static_cast<long>(sizeof(*b));
   for (long i = 0; i < k; ++i) {
     Vec weights[P * V];
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
-      if (M <= kFewRows / 2) __builtin_prefetch(b + p * panel + i * NR + kAhead / sizeof(*b));
+      __builtin_prefetch(ahead.data + p * next + i * ahead.stride, 0, 2);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) weights[p * V + v] = L::get(b + p * panel + i * NR + v * W);
     }
@@ -92,53 +101,23 @@ __attribute__((noinline)) void tile(A a, const typename L::T* b, long panel, lon
     }
 }
 
-// `tile` for any m up to MR.
+// `tile` of one panel for any m up to MR.
 template <class L, class A>
-void tile_of(long m, A a, const typename L::T* b, long k, float* c, long ldc, bool add) {
+void tile_of(long m, A a, const typename L::T* b, long k, float* c, long ldc, bool add, Ahead ahead = {}) {
   switch (m) {
-    case 1: return tile<1, 1, L>(a, b, 0, k, c, ldc, add);
-    case 2: return tile<2, 1, L>(a, b, 0, k, c, ldc, add);
-    case 3: return tile<3, 1, L>(a, b, 0, k, c, ldc, add);
-    case 4: return tile<4, 1, L>(a, b, 0, k, c, ldc, add);
-    case 5: return tile<5, 1, L>(a, b, 0, k, c, ldc, add);
-    default: return tile<6, 1, L>(a, b, 0, k, c, ldc, add);
+    case 1: return tile<1, 1, L>(a, b, 0, k, c, ldc, add, ahead);
+    case 2: return tile<2, 1, L>(a, b, 0, k, c, ldc, add, ahead);
+    case 3: return tile<3, 1, L>(a, b, 0, k, c, ldc, add, ahead);
+    case 4: return tile<4, 1, L>(a, b, 0, k, c, ldc, add, ahead);
+    case 5: return tile<5, 1, L>(a, b, 0, k, c, ldc, add, ahead);
+    default: return tile<6, 1, L>(a, b, 0, k, c, ldc, add, ahead);
   }
-}
-
-// The same where fewer than 16 columns of c may be touched.
-template <class L, class A>
-void narrow_tile_of(long m, A a, const typename L::T* b, long k, float* c, long ldc, bool add, long columns) {
-  if (columns >= NR) return tile_of<L>(m, a, b, k, c, ldc, add);
-  alignas(64) float spare[MR * NR] = {};
-  if (add)
-    for (long r = 0; r < m; ++r) std::copy_n(c + r * ldc, columns, spare + r * NR);
-  tile_of<L>(m, a, b, k, spare, NR, add);
-  for (long r = 0; r < m; ++r) std::copy_n(spare + r * NR, columns, c + r * ldc);
 }
 
 struct Out {
   float* data;
   long ld;
 };
-
-// One step of k, from i on, of one panel's outputs of m rows, `group` at a time.
-template <class L, class A>
-void panel_step(const Matrix& w, A a, long m, long group, long index, long i, Out y) {
-  using T = typename L::T;
-  const long step = std::min(step_of(w.k), w.k - i), columns = w.n - index * NR;
-  const T* b = static_cast<const T*>(w.data) + (index * w.k + i) * NR;
-  // Narrow weights become floats once for all rows.
-  static thread_local float wide[kMaxStep * NR];
-  const bool widens = sizeof(T) < 4 && m > group;
-  if (widens)
-    for (long j = 0; j < step * NR; j += W) store(wide + j, L::get(b + j));
-  for (long row = 0; row < m; row += group) {
-    float* c = y.data + row * y.ld + index * NR;
-    const long rows = std::min(group, m - row);
-    if (widens) narrow_tile_of<Float32>(rows, a.from(row, i), wide, step, c, y.ld, i > 0, columns);
-    else narrow_tile_of<L>(rows, a.from(row, i), b, step, c, y.ld, i > 0, columns);
-  }
-}
 
 // Scale and bias of some outputs.
 inline void finish(const Matrix& w, Out y, long m, long first, long last) {
@@ -150,27 +129,73 @@ inline void finish(const Matrix& w, Out y, long m, long first, long last) {
     }
 }
 
-// P panels' outputs of one or two rows: as many sums as hide the latency of adding to one.
-template <int M, int P, class L>
-void wide_step(const Matrix& w, Spread a, long index, long i, Out y) {
-  const long step = std::min(step_of(w.k), w.k - i), panel = w.k * NR;
-  const auto* b = static_cast<const typename L::T*>(w.data) + index * panel + i * NR;
-  tile<M, P, L>(a.from(0, i), b, panel, step, y.data + index * NR, y.ld, i > 0);
-}
+// A few rows and their products with P panels at a time: with one or two rows there are as many sums
+// as hide the latency of adding to one. Rows beyond MR are a second pass over a panel that the
+// caches hold by then.
+template <class L>
+class FewRows {
+ public:
+  FewRows(const Matrix& w, Spread a, long m, Out y) : w_(w), a_(a), y_(y) {
+    first_ = m > MR ? MR : 0, rest_ = m - first_;
+    at_once_ = rest_ == 1 ? 4 : rest_ == 2 ? 2 : 1;
+  }
+
+  // Outputs of the panels from `first` on; `next` is what will be read afterwards.
+  void multiply(long first, long last, long next) const {
+    for (long p = first; p < last;) {
+      const long num = last - p < at_once_ ? 1 : at_once_;
+      const long then = p + num < last ? p + num : next;
+      for (long i = 0; i < w_.k; i += step()) {
+        const char* ahead = reinterpret_cast<const char*>(i + step() < w_.k ? at(p, i + step()) : at(then, 0));
+        pass(p, num, i, ahead);
+      }
+      p += num;
+    }
+  }
+
+ private:
+  using T = typename L::T;
+  static constexpr long kLine = NR * sizeof(T);
+
+  long step() const { return step_of(w_.k); }
+  const T* at(long p, long i) const { return static_cast<const T*>(w_.data) + (p * w_.k + i) * NR; }
+
+  void pass(long p, long num, long i, const char* ahead) const {
+    const long k = std::min(step(), w_.k - i), panel = w_.k * NR;
+    float* c = y_.data + p * NR;
+    if (first_) {
+      for (long j = p; j < p + num; ++j)
+        tile<MR, 1, L>(a_.from(0, i), at(j, i), 0, k, y_.data + j * NR, y_.ld, i > 0,
+                       {ahead + (j - p) * panel * static_cast<long>(sizeof(T)), kLine / 2});
+      ahead += k * (kLine / 2);
+      c += first_ * y_.ld;
+    }
+    const Spread a = a_.from(first_, i);
+    const Ahead rest{ahead, first_ ? kLine / 2 : kLine};
+    if (num == 4) tile<1, 4, L>(a, at(p, i), panel, k, c, y_.ld, i > 0, rest);
+    else if (num == 2) tile<2, 2, L>(a, at(p, i), panel, k, c, y_.ld, i > 0, rest);
+    else tile_of<L>(rest_, a, at(p, i), k, c, y_.ld, i > 0, rest);
+  }
+
+  const Matrix& w_;
+  Spread a_;
+  Out y_;
+  long first_, rest_, at_once_;
+};
 
 template <class L>
 void multiply_few(Member& team, const Matrix& w, Spread a, long m, Out y) {
   constexpr long kPanels = 4;
-  const long panels = (w.n + NR - 1) / NR, groups = (m + MR - 1) / MR, group = (m + groups - 1) / groups;
+  const long panels = (w.n + NR - 1) / NR, whole = w.n / NR;
   team.share((panels + kPanels - 1) / kPanels, [&](long task) {
     const long first = task * kPanels, last = std::min(first + kPanels, panels);
-    const bool is_whole = last - first == kPanels && last * NR <= w.n;
-    for (long i = 0; i < w.k; i += step_of(w.k)) {
-      if (m == 1 && is_whole) wide_step<1, 4, L>(w, a, first, i, y);
-      else if (m == 2 && is_whole)
-        for (long p = first; p < last; p += 2) wide_step<2, 2, L>(w, a, p, i, y);
-      else
-        for (long p = first; p < last; ++p) panel_step<L>(w, a, m, group, p, i, y);
+    // Members take turns, mostly.
+    FewRows<L>(w, a, m, y).multiply(first, std::min(last, whole), first + kPanels * team.size);
+    if (last > whole) {
+      // Fewer than 16 columns of y may be touched.
+      alignas(64) float spare[kFewRows * NR];
+      FewRows<L>(w, a, m, {spare - whole * NR, NR}).multiply(whole, last, last);
+      for (long r = 0; r < m; ++r) std::copy_n(spare + r * NR, w.n - whole * NR, y.data + r * y.ld + whole * NR);
     }
     finish(w, y, m, first * NR, std::min(last * NR, w.n));
   });
@@ -185,22 +210,51 @@ inline void pack_rows(Spread x, long m, long k, long group, float* out) {
     for (long i = 0; i < k; ++i) to[i * MR + r] = x.at(first + std::min(r, num - 1), i);
 }
 
+// One step of k, from i on, of a panel's outputs of many rows. `c` is [m, kChunk]; of the next panel
+// to be read, `next`, each of the first rows fetches a part.
+template <class L>
+void panel_step(const Matrix& w, Packed a, long m, long index, long i, float* c, const typename L::T* next) {
+  using T = typename L::T;
+  constexpr long kParts = 8, kStride = NR * sizeof(T) / kParts;
+  const long step = std::min(step_of(w.k), w.k - i);
+  const T* b = static_cast<const T*>(w.data) + (index * w.k + i) * NR;
+  const char* ahead = reinterpret_cast<const char*>(next);
+  // Narrow weights become floats once for all rows.
+  static thread_local float wide[kMaxStep * NR];
+  if (sizeof(T) < 4)
+    for (long j = 0; j < step * NR; j += W) store(wide + j, L::get(b + j));
+  const float* from = sizeof(T) < 4 ? wide : reinterpret_cast<const float*>(b);
+  for (long row = 0; row < m; row += MR) {
+    const long part = row / MR;
+    const Ahead some = part < kParts ? Ahead{ahead + part * step * kStride, kStride} : Ahead{ahead, 0};
+    tile_of<Float32>(std::min<long>(MR, m - row), a.from(row, i), from, step, c + row * kChunk, kChunk, i > 0, some);
+  }
+}
+
 template <class L>
 void multiply_many(Member& team, const Matrix& w, Spread x, long m, Out y, float* packed) {
   team.share((m + MR - 1) / MR, [&](long group) { pack_rows(x, m, w.k, group, packed); });
   team.wait();
   const long panels = (w.n + NR - 1) / NR, blocks = (m + kRowBlock - 1) / kRowBlock;
-  const long size = ((m + blocks - 1) / blocks + MR - 1) / MR * MR;
-  const long width = std::max(1L, std::min(8L, panels / (4 * team.size))), chunks = (panels + width - 1) / width;
+  const long size = ((m + blocks - 1) / blocks + MR - 1) / MR * MR, step = step_of(w.k);
+  const long width = std::max(1L, std::min(kChunk / NR, panels / (4 * team.size)));
+  const long chunks = (panels + width - 1) / width;
+  const auto at = [&](long p, long i) { return static_cast<const typename L::T*>(w.data) + (p * w.k + i) * NR; };
   team.share(blocks * chunks, [&](long task) {
     const long row = task / chunks * size, rows = std::min(size, m - row);
     if (rows <= 0) return;
     const long first = task % chunks * width, last = std::min(first + width, panels);
+    // Sums stay in the second cache until they are whole: lines of y are far apart.
+    static thread_local std::vector<float> sums(kRowBlock * kChunk);
+    for (long i = 0; i < w.k; i += step)
+      for (long p = first; p < last; ++p) {
+        const auto* next = p + 1 < last ? at(p + 1, i) : i + step < w.k ? at(first, i + step) : at(last, 0);
+        panel_step<L>(w, Packed{packed + row * w.k, w.k}, rows, p, i, sums.data() + (p - first) * NR, next);
+      }
+    const long column = first * NR, columns = std::min(last * NR, w.n) - column;
     const Out part{y.data + row * y.ld, y.ld};
-    for (long i = 0; i < w.k; i += step_of(w.k))
-      for (long p = first; p < last; ++p)
-        panel_step<L>(w, Packed{packed + row * w.k, w.k}, rows, MR, p, i, part);
-    finish(w, part, rows, first * NR, std::min(last * NR, w.n));
+    for (long r = 0; r < rows; ++r) std::copy_n(sums.data() + r * kChunk, columns, part.data + r * y.ld + column);
+    finish(w, part, rows, column, column + columns);
   });
   team.wait();
 }
