@@ -5,6 +5,7 @@
 #pragma once
 
 #include <limits>
+#include <type_traits>
 
 #include "matrix.h"
 
@@ -91,27 +92,103 @@ INLINE void transpose(const float* const* from, long i, float* to, long stride) 
 #endif
 }
 
-// Keys as panels [4, dim, 16], values as panels [wide / 16, 64, 16]; zeros where there are none.
-inline void take_tile(const Arena& kv, const int32_t* table, long head, long start, long num, long dim, Scratch& s) {
+// Where the keys and values of some tokens lie. Slots beyond `num` are `num - 1`'s.
+struct Slots {
   const float *keys[kTile], *values[kTile];
-  static const std::vector<float> zeros(1024, 0.0f);
-  for (long j = 0; j < num; ++j) {
-    const long position = start + j;
-    const int64_t id = table[position / kv.block_size], offset = position % kv.block_size;
-    keys[j] = kv.at(id, 0, head, offset), values[j] = kv.at(id, 1, head, offset);
+  long num;
+
+  Slots(const Arena& kv, const int32_t* table, long head, long start, long count) : num(count) {
+    for (long j = 0; j < num;) {
+      const int64_t position = start + j, offset = position % kv.block_size;
+      const float *key = kv.at(table[position / kv.block_size], 0, head, offset), *value = key + kv.part;
+      for (const long end = std::min(num, j + kv.block_size - offset); j < end; ++j, key += kv.slot, value += kv.slot)
+        keys[j] = key, values[j] = value;
+    }
+    for (long j = num; j < kTile; ++j) keys[j] = keys[num - 1], values[j] = values[num - 1];
   }
-  const long padded = (num + NR - 1) / NR * NR;
-  for (long j = num; j < padded; ++j) keys[j] = zeros.data();
-  for (long j = 0; j < padded; j += W) {
-    float* to = s.keys.data() + j / NR * dim * NR + j % NR;
+
+  // Brings them into the second cache.
+  void fetch(long dim) const {
+    for (const auto* of : {keys, values})
+      for (long j = 0; j < num; ++j)
+        for (long i = 0; i < dim; i += 16) __builtin_prefetch(of[j] + i, 0, 2);
+  }
+};
+
+// Keys as panels [4, dim, 16]; what stands beyond the last key is never used.
+inline void take_keys(const Slots& slots, long dim, float* keys) {
+  for (long j = 0; j < slots.num; j += W) {
+    float* to = keys + j / NR * dim * NR + j % NR;
     long i = 0;
-    for (; i + W <= dim; i += W) transpose(keys + j, i, to + i * NR, NR);
+    for (; i + W <= dim; i += W) transpose(slots.keys + j, i, to + i * NR, NR);
     for (; i < dim; ++i)
-      for (int r = 0; r < W; ++r) to[i * NR + r] = keys[j + r][i];
+      for (int r = 0; r < W; ++r) to[i * NR + r] = slots.keys[j + r][i];
   }
+}
+
+// Values as panels [wide / 16, 64, 16].
+inline void take_values(const Slots& slots, long dim, float* values) {
   for (long i = 0; i < dim; i += NR)
-    for (long j = 0; j < num; ++j)
-      std::copy_n(values[j] + i, std::min<long>(NR, dim - i), s.values.data() + i * kTile + j * NR);
+    for (long j = 0; j < slots.num; ++j)
+      std::copy_n(slots.values[j] + i, std::min<long>(NR, dim - i), values + i * kTile + j * NR);
+}
+
+// `tile` of M rows of weights and P panels of values where they lie.
+template <int M, int P>
+__attribute__((noinline)) void mix(const float* scores, const Slots& slots, long column, float* c, long ldc) {
+  constexpr int V = P * NR / W;
+  Vec sums[M][V] = {};
+  for (long i = 0; i < slots.num; ++i) {
+    const float* values = slots.values[i] + column;
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+      const Vec x = splat(scores[m * kTile + i]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sums[m][v] += x * load(values + v * W);
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      float* at = c + m * ldc + v * W;
+      store(at, load(at) + sums[m][v]);
+    }
+}
+
+// out [m, wide] += weights [m, 64] * values, for up to MR rows and whole panels of values.
+inline void mix_few(long m, const float* scores, const Slots& slots, long dim, float* out) {
+  const auto two = [&](auto rows) {
+    long i = 0;
+    for (; i + 2 * NR <= dim; i += 2 * NR) mix<rows, 2>(scores, slots, i, out + i, dim);
+    if (i < dim) mix<rows, 1>(scores, slots, i, out + i, dim);
+  };
+  const auto one = [&](auto rows) {
+    for (long i = 0; i < dim; i += NR) mix<rows, 1>(scores, slots, i, out + i, dim);
+  };
+  switch (m) {
+    case 1: return two(std::integral_constant<int, 1>());
+    case 2: return two(std::integral_constant<int, 2>());
+    case 3: return two(std::integral_constant<int, 3>());
+    case 4: return one(std::integral_constant<int, 4>());
+    case 5: return one(std::integral_constant<int, 5>());
+    default: return one(std::integral_constant<int, 6>());
+  }
+}
+
+// scores [m, 64] of up to MR queries; two panels of keys at a time where registers allow.
+inline void score(long m, const float* queries, const float* keys, long dim, long padded, float* scores) {
+  const Spread from{queries, dim};
+  long j = 0;
+  for (; m <= 3 && j + 2 * NR <= padded; j += 2 * NR) {
+    const auto of = [&](auto rows) {
+      tile<rows, 2, Float32>(from, keys + j * dim, dim * NR, dim, scores + j, kTile, false, {});
+    };
+    if (m == 1) of(std::integral_constant<int, 1>());
+    else if (m == 2) of(std::integral_constant<int, 2>());
+    else of(std::integral_constant<int, 3>());
+  }
+  for (; j < padded; j += NR) tile_of<Float32>(m, from, keys + j * dim, dim, scores + j, kTile, false);
 }
 
 constexpr float kNone = -std::numeric_limits<float>::infinity();
@@ -171,16 +248,19 @@ inline void attend(const Piece& piece, const Attention& a) {
   }
   std::fill_n(s.out.begin(), rows * wide, 0.0f);
   const int32_t* table = a.chunks.tables + piece.sequence * a.chunks.table_stride;
+  // A few rows read values where they lie; for many it pays to lay them out.
+  const bool in_place = rows <= MR && dim % NR == 0;
   for (long tile = std::max(0L, position + 1 - window) / kTile * kTile; tile < end; tile += kTile) {
     const long num = std::min(kTile, end - tile), padded = (num + NR - 1) / NR * NR;
-    take_tile(a.kv, table, piece.head, tile, num, dim, s);
+    const Slots slots(a.kv, table, piece.head, tile, num);
+    if (tile + kTile < end) Slots(a.kv, table, piece.head, tile + kTile, std::min(kTile, end - tile - kTile)).fetch(dim);
+    take_keys(slots, dim, s.keys.data());
+    if (!in_place) take_values(slots, dim, s.values.data());
     // Tokens before the tile see nothing of it.
     for (long row = std::max(0L, tile - position) * group; row < rows; row += MR) {
       const long some = std::min<long>(MR, rows - row);
       float* scores = s.scores.data() + row * kTile;
-      for (long j = 0; j < padded; j += NR)
-        tile_of<Float32>(some, Spread{s.queries.data() + row * dim, dim}, s.keys.data() + j * dim, dim,
-                         scores + j, kTile, false);
+      score(some, s.queries.data() + row * dim, s.keys.data(), dim, padded, scores);
       for (long r = row; r < row + some; ++r) {
         const long seen = position + r / group + 1 - tile;
         float* of = s.scores.data() + r * kTile;
@@ -189,6 +269,10 @@ inline void attend(const Piece& piece, const Attention& a) {
         float* sums = s.out.data() + r * wide;
         if (factor != 1.0f)
           for (long i = 0; i < wide; i += W) store(sums + i, load(sums + i) * factor);
+      }
+      if (in_place) {
+        mix_few(some, scores, slots, dim, s.out.data() + row * wide);
+        continue;
       }
       for (long i = 0; i < wide; i += NR)
         tile_of<Float32>(some, Spread{scores, kTile}, s.values.data() + i * kTile, num,
