@@ -6,6 +6,8 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
+import numpy as np
+
 _ITEM_BYTES = 4
 
 
@@ -33,7 +35,7 @@ class TokenIds(Sequence[int]):
     @property
     def highest(self) -> int:
         """The largest id; -1 of none."""
-        return max(self.view(), default=-1)
+        return int(np.frombuffer(self.packed, np.uint32).max()) if self.packed else -1
 
     def view(self) -> memoryview:
         """The ids without a copy."""

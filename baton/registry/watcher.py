@@ -44,6 +44,8 @@ class Watcher:
         timing: Timing | None = None,
     ) -> None:
         self.workers: dict[str, WorkerRecord] = {}
+        self.version = 0
+        """Grows whenever `workers` changes."""
         self.loads: dict[str, LoadRecord] = {}
         self.index = BlockIndex()
         self.keys = keys or Keys()
@@ -147,6 +149,7 @@ class Watcher:
             known = None
         if known != record:  # else the old one stays: whoever keeps it sees at a glance
             self.workers[worker_id] = record
+            self.version += 1
         if known is None:
             self._add(record)
 
@@ -165,6 +168,7 @@ class Watcher:
     def _remove(self, record: WorkerRecord, reason: str) -> None:
         log.info("worker is down", worker_id=record.worker_id, epoch=record.epoch, reason=reason)
         del self.workers[record.worker_id]
+        self.version += 1
         self.loads.pop(record.worker_id, None)
         self.follower.unfollow(record.worker_id)
         _call(self._on_down, record)

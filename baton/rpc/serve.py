@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 import socket
 import sys
@@ -16,7 +15,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from baton.errors import BatonError, EngineFailed
-from baton.rpc import health, logs, metrics, telemetry
+from baton.rpc import health, logs, metrics, runtime, telemetry
 from baton.rpc.channels import TlsFiles
 from baton.rpc.gate import Gate, Phase
 from baton.rpc.listening import AddServicer, SharedDoor, bind, own_server
@@ -302,7 +301,7 @@ def launch(
 ) -> int:
     """A service's main: settings, logs, traces, `build(process, settings)`, run; the exit code."""
     settings = load(settings_type)
-    _allow_connections()
+    runtime.allow_connections()
 
     async def live() -> None:
         process = Process(service, settings)
@@ -312,10 +311,11 @@ def launch(
         process.handle_signals()
         telemetry.setup(f"baton-{service}", process.worker_id)
         await build(process, settings)
+        process.on_ready(runtime.settle_memory)
         await process.run()
 
     try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=runtime.loop_factory()) as runner:
             runner.run(live())
     except (BatonError, OSError) as failure:
         print(f"{service}: {failure}", file=sys.stderr)
@@ -323,22 +323,6 @@ def launch(
     finally:
         telemetry.shutdown()
     return 0
-
-
-def _allow_connections() -> None:
-    """As many as the system lets a process have; the usual limit of 1,024 is soft."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed: it costs about half; None: asyncio's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 async def _bounded(name: str, work: Awaitable[object]) -> None:

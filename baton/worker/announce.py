@@ -23,7 +23,7 @@ class Announcement:
         self._learning = learning
         self._announcer = Announcer(redis_url, record) if redis_url else None
         if self._announcer is not None:
-            host.subscribe(self._deliver)
+            host.subscribe(self._deliver, is_late=True)
 
     @property
     def event_seq(self) -> int:

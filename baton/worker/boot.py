@@ -56,9 +56,9 @@ async def boot(process: Process, settings: WorkerSettings, role: Role) -> Worker
     matchers = GuideMatchers(_make_compiler(settings))
     host = EngineHost(engine, lambda _: _warm_up(source), matchers)
     host.on_failure(process.fail)
-    host.subscribe(metrics.observe)
+    host.subscribe(metrics.observe, is_late=True)
     learning = Learning(config)
-    host.subscribe(learning.observe)
+    host.subscribe(learning.observe, is_late=True)
     me = Identity(process.worker_id, role, process.address, settings.served_name)
     if settings.engine != "model":
         log.warning("this engine computes nothing: it echoes prompts", engine=settings.engine)

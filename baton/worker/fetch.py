@@ -20,7 +20,7 @@ class BlockFetcher:
         self._client = client
         self._policy = FetchPolicy()
         if client is not None:
-            host.subscribe(self._learn)
+            host.subscribe(self._learn, is_late=True)
 
     @property
     def is_on(self) -> bool:

@@ -32,6 +32,7 @@ class EngineHost:
         self._loop = asyncio.get_running_loop()
         self._failure_hooks: list[Callable[[BaseException], None]] = []
         self._sinks: list[Callable[[StepOutput], None]] = []
+        self._late_sinks: list[Callable[[StepOutput], None]] = []
         self._on_its_way: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._is_woken = False
         self._engine_loop = EngineLoop(engine, self._hop, self._fail)
@@ -57,9 +58,13 @@ class EngineHost:
         matcher = await self._matchers.matcher(guide, tuple(spec.token_ids[spec.prompt_len :]))
         return replace(spec, matcher=matcher)
 
-    def subscribe(self, sink: Callable[[StepOutput], None]) -> None:
-        """Has `sink` called on the event loop with every step's output, in order."""
-        self._sinks.append(sink)
+    def subscribe(self, sink: Callable[[StepOutput], None], *, is_late: bool = False) -> None:
+        """Has `sink` called on the event loop with every step's output, in order.
+
+        A late one is called when the tokens that came of the step are on their way: it books what
+        nobody waits for.
+        """
+        (self._late_sinks if is_late else self._sinks).append(sink)
 
     def on_failure(self, hook: Callable[[BaseException], None]) -> None:
         """Has `hook` called on the event loop when the engine breaks down for good."""
@@ -103,6 +108,12 @@ class EngineHost:
 
     def _deliver(self, output: StepOutput) -> None:
         for sink in self._sinks:
+            sink(output)
+        # The writers of streams, which the sinks have woken, run in between.
+        self._loop.call_soon(self._loop.call_soon, self._deliver_late, output)
+
+    def _deliver_late(self, output: StepOutput) -> None:
+        for sink in self._late_sinks:
             sink(output)
 
     def _fail(self, error: BaseException) -> None:

@@ -73,7 +73,7 @@ class Offloader:
         """Of all blocks the engine caches."""
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        host.subscribe(self._deliver)
+        host.subscribe(self._deliver, is_late=True)
 
     async def start(self) -> None:
         """Starts offering."""

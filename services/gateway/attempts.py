@@ -51,9 +51,10 @@ class Attempt:
             self._has_answer = True
             self._stay.computed()
         if delta.sample_index in self.open:
-            self._request.on_delta(self, delta)
+            # First, so that a request's end does not ask the worker to end what has ended.
             if delta.end is not None:
                 self.leave(delta.sample_index)
+            self._request.on_delta(self, delta)
 
     def on_lost(self, error: BatonError) -> None:
         """The stream broke under all samples that are still open."""

@@ -84,7 +84,7 @@ class Core:
 
     def models(self) -> list[ModelInfo]:
         """Models that live decode workers serve."""
-        infos = [self._models.info(name, self._fleet.records) for name in self._models.names]
+        infos = [self._models.info(name, self._fleet.directory) for name in self._models.names]
         return [info for info in infos if info.num_decode_workers]
 
     async def text(self, model: str) -> tuple[ModelInfo, ModelText]:
@@ -98,7 +98,7 @@ class Core:
                     retry_after_s=RETRY_AFTER_SECONDS,
                 )
             await self._fleet.changed(left_s)
-        return self._models.info(name, self._fleet.records), await self._models.text(name)
+        return self._models.info(name, self._fleet.directory), await self._models.text(name)
 
     def welcome(self, model: str, visitor: Visitor) -> Visitor:
         """See `Gateway`."""
@@ -249,13 +249,23 @@ class Core:
 
     def _discharge(self, request: Request | None) -> None:
         self._num_admitted -= 1
+        if request is None:
+            self._count_out()
+            return
+        request.abandon()
+        self._requests.discard(request)
+        # Two turns of the loop later: its client need not wait for what others want to know.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._report, request)
+
+    def _report(self, request: Request) -> None:
+        self._placer.decisions.ended(request, report.ended(request))
+        self._count_out()
+
+    def _count_out(self) -> None:
         metrics.in_flight.dec()
         if not self._num_admitted:
             self._is_empty.set()
-        if request is not None:
-            request.abandon()
-            self._requests.discard(request)
-            self._placer.decisions.ended(request, report.ended(request))
 
     def _may_move(self, request: Request, sample: Sample, error: BatonError) -> bool:
         if sample.num_migrations >= self._limits.max_migrations:

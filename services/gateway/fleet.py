@@ -27,6 +27,8 @@ class Directory(Protocol):
     """
 
     workers: dict[str, WorkerRecord]
+    version: int
+    """Grows whenever `workers` changes."""
     loads: dict[str, LoadRecord]
     index: BlockIndex
 

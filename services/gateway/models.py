@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from baton.errors import InvalidRequest, ModelError, UnknownModel
 from baton.guides import GuideChecks, GuideCompiler
@@ -21,6 +22,17 @@ PATH_LABEL = "model_path"
 """Label of a worker's record: the folder it loaded, readable here if both share a file system."""
 
 log = logs.get_logger(__name__)
+
+
+class Workers(Protocol):
+    """Whoever knows the live workers."""
+
+    version: int
+    """Grows whenever `workers` changes."""
+
+    @property
+    def workers(self) -> Mapping[str, WorkerRecord]:
+        """Worker records by worker id."""
 
 
 @dataclass(slots=True)
@@ -41,6 +53,8 @@ class Models:
         self._texts: dict[Path, asyncio.Task[ModelText]] = {}
         self._ready: dict[str, ModelText] = {}
         """Text sides by name: asked for on every request, so found without a look at the disk."""
+        self._infos: dict[str, tuple[int, ModelInfo]] = {}
+        """By name, and of which version of the directory: asked for thrice in each request."""
         self._checks: dict[Path, GuideChecks] = {}
 
     @property
@@ -78,8 +92,15 @@ class Models:
             )
         return candidates[0]
 
-    def info(self, name: str, records: Iterable[WorkerRecord]) -> ModelInfo:
+    def info(self, name: str, directory: Workers) -> ModelInfo:
         """A known model, with its live workers counted."""
+        version, info = self._infos.get(name, (-1, None))
+        if info is None or version != directory.version:
+            info = self._count(name, directory.workers.values())
+            self._infos[name] = directory.version, info
+        return info
+
+    def _count(self, name: str, records: Iterable[WorkerRecord]) -> ModelInfo:
         known = self._known[name]
         mine = [record for record in records if record.model == name]
         decode = [record for record in mine if record.role is Role.DECODE]

@@ -106,7 +106,7 @@ class Request:
             return
         sample = self.samples[delta.sample_index]
         if delta.end is not None:
-            self._on_end(attempt, sample, delta)
+            self._on_end(sample, delta)
             return
         chunk = sample.take(delta)
         if chunk is not None:
@@ -115,7 +115,7 @@ class Request:
             attempt.cancel(sample.index)
             self._wait_a_little()
 
-    def _on_end(self, attempt: Attempt, sample: Sample, delta: Delta) -> None:
+    def _on_end(self, sample: Sample, delta: Delta) -> None:
         """A worker's last news of one sample."""
         assert delta.end is not None
         trouble = self._trouble(sample, delta.end)
@@ -123,7 +123,6 @@ class Request:
         if chunk is not None:
             self.tell(sample, chunk)
         if trouble is not None and not sample.is_finished:
-            attempt.leave(sample.index)
             self._keeper.on_trouble(self, sample, trouble)
         else:
             self._keep_timings(sample, delta.end)

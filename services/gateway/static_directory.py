@@ -28,6 +28,7 @@ class StaticDirectory:
         self, addresses: tuple[str, ...], desk: WorkerDesk, on_up: OnWorker, on_down: OnWorker
     ) -> None:
         self.workers: dict[str, WorkerRecord] = {}
+        self.version = 0
         self.loads: dict[str, LoadRecord] = {}
         self.index = BlockIndex()
         self._addresses = addresses
@@ -81,6 +82,7 @@ class StaticDirectory:
             self._remove(known)
         if record.worker_id not in self.workers:
             self.workers[record.worker_id] = record
+            self.version += 1
             self._on_up(record)
         if load != self.loads.get(record.worker_id):
             # Caches change while a worker works; an idle one keeps what it has.
@@ -89,6 +91,7 @@ class StaticDirectory:
 
     def _remove(self, record: WorkerRecord) -> None:
         if self.workers.pop(record.worker_id, None) is not None:
+            self.version += 1
             self.loads.pop(record.worker_id, None)
             self.index.clear(record.worker_id)
             self._on_down(record)

@@ -38,7 +38,8 @@ class SloHints:
 NO_HINTS = SloHints()
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, as `SamplingParams` is not. Nobody changes one.
+@dataclass(slots=True)
 class GenerateCommand:
     """A checked request: tokenised, in range, fully resolved."""
 

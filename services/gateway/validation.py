@@ -115,7 +115,7 @@ class _Refusal:
     def unless_printable(self, name: str, text: str, limit: int) -> None:
         """For what travels in headers and log lines."""
         self.if_longer(name, len(text), limit, "characters")
-        if not all("!" <= character <= "~" for character in text):
+        if not (text.isascii() and text.isprintable()) or " " in text:
             raise self.of(name, f"is {text!r}; only printable ASCII without spaces is allowed")
 
     def unless_tokens(self, name: str, ids: Iterable[int], vocab_size: int) -> None:
@@ -196,39 +196,50 @@ def check_request_id(request_id: str) -> None:
 
 
 def _check_envelope(fields: GenerateFields, refusal: _Refusal) -> None:
-    given = [
-        name for name in ("text", "messages", "token_ids") if getattr(fields, name) is not None
-    ]
-    if len(given) != 1:
-        raise refusal.of("prompt", f"must come in exactly one form, and came in {len(given)}")
+    forms = (fields.text, fields.messages, fields.token_ids)
+    if forms.count(None) != 2:
+        num_forms = 3 - forms.count(None)
+        raise refusal.of("prompt", f"must come in exactly one form, and came in {num_forms}")
     refusal.unless_within("sample_count", fields.sample_count, 0, MAX_SAMPLES)
     refusal.unless_within("priority", fields.priority, -MAX_PRIORITY, MAX_PRIORITY)
     _check_request_id(fields.request_id, refusal)
     refusal.unless_printable("retry_key", fields.retry_key, MAX_REQUEST_ID_LEN)
     refusal.unless_printable("tenant", fields.tenant, MAX_TENANT_LEN)
-    slo = fields.slo
+    if fields.slo is not NO_HINTS:
+        _check_hints(fields.slo, refusal)
+    refusal.if_longer("cache_salt", len(fields.cache_salt), MAX_CACHE_SALT_LEN, "characters")
+    if not fields.timeout_s >= 0:
+        raise refusal.of("timeout_s", f"is {fields.timeout_s}; it must not be negative")
+
+
+def _check_hints(slo: SloHints, refusal: _Refusal) -> None:
     refusal.unless_within("slo.target_ttft_ms", slo.target_ttft_ms, 0, MAX_TARGET_TTFT_MS)
     refusal.unless_within("slo.target_itl_ms", slo.target_itl_ms, 0, MAX_TARGET_ITL_MS)
     expected = slo.expected_output_count
     refusal.unless_within("slo.expected_output_count", expected, 0, MAX_EXPECTED_OUTPUT)
-    refusal.if_longer("cache_salt", len(fields.cache_salt), MAX_CACHE_SALT_LEN, "characters")
-    if not fields.timeout_s >= 0:
-        raise refusal.of("timeout_s", f"is {fields.timeout_s}; it must not be negative")
 
 
 def _check_request_id(request_id: str, refusal: _Refusal) -> None:
     refusal.unless_printable("request_id", request_id, MAX_REQUEST_ID_LEN)
 
 
+_RANGES = (
+    ("temperature", 0, 2),
+    ("top_k", 0, 2**31 - 1),
+    ("min_p", 0, 1),
+    ("presence_penalty", -2, 2),
+    ("frequency_penalty", -2, 2),
+    ("logprobs_count", 0, MAX_LOGPROBS),
+)
+
+
 def _check_sampling(fields: GenerateFields, refusal: _Refusal) -> None:
-    refusal.unless_within("temperature", fields.temperature, 0, 2)
+    for name, low, high in _RANGES:
+        value = getattr(fields, name)
+        if value is not None:
+            refusal.unless_within(name, value, low, high)
     refusal.unless_above_zero("top_p", fields.top_p, 1)
-    refusal.unless_within("top_k", fields.top_k, 0, 2**31 - 1)
-    refusal.unless_within("min_p", fields.min_p, 0, 1)
     refusal.unless_above_zero("repetition_penalty", fields.repetition_penalty, 2)
-    refusal.unless_within("presence_penalty", fields.presence_penalty, -2, 2)
-    refusal.unless_within("frequency_penalty", fields.frequency_penalty, -2, 2)
-    refusal.unless_within("logprobs_count", fields.logprobs_count, 0, MAX_LOGPROBS)
     if fields.seed is not None and not 0 <= fields.seed <= MAX_SEED:
         raise refusal.of("seed", f"is {fields.seed}; it must lie from 0 to 2**64 - 1")
     refusal.if_longer("stop_strings", len(fields.stop_strings), MAX_STOP_STRINGS, "strings")
@@ -318,10 +329,10 @@ def _max_tokens(
     fields: GenerateFields, prompt_len: int, context_len: int, refusal: _Refusal
 ) -> int:
     room = context_len - prompt_len
-    prompt_name = next(
-        name for name in ("text", "messages", "token_ids") if getattr(fields, name) is not None
-    )
     if room < 1:
+        prompt_name = next(
+            name for name in ("text", "messages", "token_ids") if getattr(fields, name) is not None
+        )
         raise refusal.of(
             prompt_name,
             f"has {prompt_len:,} tokens; the model's context of {context_len:,} tokens "

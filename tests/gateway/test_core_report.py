@@ -100,6 +100,7 @@ async def test_a_good_request_is_one_log_line_with_all_that_matters(world):
     await world.add()
     with structlog.testing.capture_logs() as lines:
         await answered(world, request_id="the-one", traceparent=PARENT)
+        await world.core.drained()
 
     [line] = [line for line in lines if line["event"] == "request ended"]
     assert line["request_id"] == "the-one"
@@ -119,6 +120,7 @@ async def test_a_failed_request_says_why(world):
         task = world.start(timeout_s=0.1)
         await worker.submitted()
         await task
+        await world.core.drained()
 
     [line] = [line for line in lines if line["event"] == "request ended"]
     assert line["outcome"] == "DEADLINE_EXCEEDED"

@@ -121,6 +121,7 @@ async def test_what_first_tokens_take_beyond_the_prediction_is_learnt(world):
     await submission.send(world.ids("the quick"))
     await submission.send(end=FinishReason.LENGTH)
     await task
+    await world.core.drained()
 
     assert world.placer.decisions.overhead_ms != before
     assert world.placer.decisions.output_tokens == len(world.ids("the quick"))

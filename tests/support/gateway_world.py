@@ -38,6 +38,7 @@ class ManualDirectory:
 
     def __init__(self, on_up: OnWorker, on_down: OnWorker) -> None:
         self.workers: dict[str, WorkerRecord] = {}
+        self.version = 0
         self.loads: dict[str, LoadRecord] = {}
         self.index = BlockIndex()
         self.staleness_s = 0.0
@@ -52,10 +53,12 @@ class ManualDirectory:
     def up(self, record: WorkerRecord) -> None:
         """A worker comes."""
         self.workers[record.worker_id] = record
+        self.version += 1
         self._on_up(record)
 
     def down(self, worker_id: str) -> None:
         """A worker goes."""
+        self.version += 1
         self._on_down(self.workers.pop(worker_id))
 
 

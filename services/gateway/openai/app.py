@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from baton.errors import AlreadyRunning, BatonError, UnknownModel
+from baton.errors import AlreadyRunning, BatonError, EngineFailed, UnknownModel
 from baton.rpc import metrics
 from services.gateway import identity
 from services.gateway.openai.answer import Answer
 from services.gateway.openai.calls import RETRY_HEADER, Call, Caller, Resolver, slo_of
-from services.gateway.openai.envelope import Envelope, request_id_of, traceparent_of
+from services.gateway.openai.envelope import Envelope, headers_of, request_id_of, traceparent_of
 from services.gateway.openai.errors import error_response, json_response, plain_body
 from services.gateway.openai.openapi import openapi
 from services.gateway.openai.reading import read_body
@@ -28,6 +28,8 @@ from services.gateway.openai.shapes import ChatShape, CompletionShape, Shape
 from services.gateway.openai.tokens import detokenize, tokenize
 from services.gateway.openai.writers import EventWriter, WholeWriter
 from services.gateway.types import Gateway, ModelInfo
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +49,18 @@ def app(
     gateway: Gateway,
     limits: HttpLimits | None = None,
     is_draining: Callable[[], bool] = lambda: False,
-) -> Starlette:
+) -> ASGIApp:
     """The whole door; `is_draining` turns `/health` to 503 and ends connections with answers."""
     limits = limits or HttpLimits()
     door = _Door(gateway, limits, is_draining)
+    generating: dict[str, Endpoint] = {
+        "/v1/chat/completions": door.chat,
+        "/v1/completions": door.completion,
+        "/v1/responses": door.response,
+    }
     http = Starlette(
         routes=[
-            Route("/v1/chat/completions", door.chat, methods=["POST"]),
-            Route("/v1/completions", door.completion, methods=["POST"]),
-            Route("/v1/responses", door.response, methods=["POST"]),
+            *(Route(path, call, methods=["POST"]) for path, call in generating.items()),
             Route("/tokenize", door.tokenize, methods=["POST"]),
             Route("/detokenize", door.detokenize, methods=["POST"]),
             Route("/v1/models", door.models),
@@ -64,31 +69,41 @@ def app(
             Route("/health", door.health),
             Route("/metrics", _metrics),
         ],
-        middleware=[*_cors(limits.cors_origins), Middleware(Envelope, is_draining)],
-        exception_handlers={
-            BatonError: _on_error,
-            HTTPException: _on_http_error,
-            ClientDisconnect: _on_gone,
-        },
+        exception_handlers={**_HANDLERS, Exception: _on_defect},
     )
     # A redirection would be made of the Host header, and POST clients do not follow it.
     http.router.redirect_slashes = False
-    return http
+    short = {path: _direct(endpoint) for path, endpoint in generating.items()}
+    return _cors(Envelope(http, short, is_draining), limits.cors_origins)
 
 
-def _cors(origins: tuple[str, ...]) -> list[Middleware]:
+def _direct(endpoint: Endpoint) -> ASGIApp:
+    """What Starlette's router and middleware do for an endpoint, without their eight coroutines."""
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        try:
+            response = await endpoint(request)
+            await response(scope, receive, send)
+        except tuple(_HANDLERS) as error:
+            # `Answer` raises before its first byte only.
+            handle = next(handle for kind, handle in _HANDLERS.items() if isinstance(error, kind))
+            await (await handle(request, error))(scope, receive, send)
+
+    return run
+
+
+def _cors(door: ASGIApp, origins: tuple[str, ...]) -> ASGIApp:
     """Outermost, since errors need its headers too."""
     if not origins:
-        return []
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=("GET", "POST"),
-            allow_headers=("*",),
-            expose_headers=("x-request-id", "traceparent", "retry-after", "retry-after-ms"),
-        )
-    ]
+        return door
+    return CORSMiddleware(
+        door,
+        allow_origins=origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=("x-request-id", "traceparent", "retry-after", "retry-after-ms"),
+    )
 
 
 class _Door:
@@ -178,17 +193,15 @@ def _model_body(model: ModelInfo) -> dict[str, object]:
 
 
 def _caller(request: Request) -> Caller:
+    headers = headers_of(request.scope)
     return Caller(
         request_id=request_id_of(request.scope),
         traceparent=traceparent_of(request.scope),
-        tenant=request.headers.get("x-baton-tenant", ""),
-        retry_key=request.headers.get(RETRY_HEADER, ""),
-        slo=slo_of(request.headers),
-        api_key=identity.api_key(request.headers.get("authorization", "")),
+        tenant=headers.get("x-baton-tenant", ""),
+        retry_key=headers.get(RETRY_HEADER.lower(), ""),
+        slo=slo_of(headers),
+        api_key=identity.api_key(headers.get("authorization", "")),
     )
-
-
-Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
 async def _on_error(_: Request, error: Exception) -> Response:
@@ -209,6 +222,18 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     return json_response(plain_body(error.status_code, message), error.status_code, headers)
 
 
+async def _on_defect(_: Request, __: Exception) -> Response:
+    # The envelope says what it was: it gets the error as well.
+    return error_response(EngineFailed("The request failed: an internal error."))
+
+
 async def _on_gone(_: Request, __: Exception) -> Response:
     # Nobody reads this; the status is for the metrics.
     return Response(status_code=499)
+
+
+_HANDLERS: Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    BatonError: _on_error,
+    HTTPException: _on_http_error,
+    ClientDisconnect: _on_gone,
+}

@@ -77,12 +77,12 @@ class CompletionBody(GenerateBody):
         match value:
             case str():
                 return [value]
-            case list() if value and all(isinstance(entry, str) for entry in value):
-                return value
-            case list() if value and all(type(entry) is int for entry in value):
-                return [value]
-            case list() if value and all(_is_token_ids(entry) for entry in value):
-                return value
+            case list() if value:
+                kinds = set(map(type, value))  # in C: there may be a hundred thousand ids
+                if kinds == {int}:
+                    return [value]
+                if kinds == {str} or (kinds == {list} and all(map(_is_token_ids, value))):
+                    return value
         raise ValueError(
             "should be a string, a list of token ids, or a list with at least one of either kind"
         )
@@ -101,5 +101,5 @@ class ChatBody(GenerateBody):
     chat_template_kwargs: dict[str, Any] | None = None
 
 
-def _is_token_ids(value: object) -> bool:
-    return isinstance(value, list) and all(type(entry) is int for entry in value)
+def _is_token_ids(value: list[object]) -> bool:
+    return set(map(type, value)) <= {int}

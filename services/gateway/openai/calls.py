@@ -72,7 +72,9 @@ def slo_of(headers: Mapping[str, str]) -> SloHints:
     """What the headers hope for. Raises `InvalidRequest` for what is no number."""
     values = {}
     for name, header in _SLO_HEADERS.items():
-        value = headers.get(header, "0")
+        value = headers.get(header)
+        if value is None:
+            continue
         if not (value.isascii() and value.isdecimal() and len(value) <= MAX_ID_DIGITS):
             raise InvalidRequest(
                 f"{header} is {value[:80]!r}; it must be a number of at most {MAX_ID_DIGITS} "
@@ -80,7 +82,7 @@ def slo_of(headers: Mapping[str, str]) -> SloHints:
                 field=header,
             )
         values[name] = int(value)
-    return SloHints(**values)
+    return SloHints(**values) if values else NO_HINTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +117,9 @@ class Resolver:
         if body.top_logprobs is not None and not body.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs to be true.", field="top_logprobs")
         limit = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-        fields = replace(
-            _fields(body, caller),
+        fields = _fields(
+            body,
+            caller,
             max_tokens=_max_tokens(limit, getattr(body, limit)),
             messages=[message.as_template_sees_it() for message in body.messages],
             logprobs_count=(body.top_logprobs or 0) if body.logprobs else None,
@@ -153,8 +156,9 @@ class Resolver:
         _check(body)
         body.refuse_unsupported()
         named = response_guide_of(body.model_extra or {})
-        fields = replace(
-            _fields(body, caller),
+        fields = _fields(
+            body,
+            caller,
             max_tokens=_max_tokens("max_output_tokens", body.max_output_tokens),
             messages=body.messages(),
         )
@@ -273,8 +277,9 @@ def _completion_fields(
 ) -> GenerateFields:
     # Every prompt is a request of its own in logs and traces.
     suffix = f"-{index}" if index and caller.request_id else ""
-    return replace(
-        _fields(body, caller),
+    return _fields(
+        body,
+        caller,
         request_id=caller.request_id + suffix,
         retry_key=f"{caller.retry_key}-{index}" if index and caller.retry_key else caller.retry_key,
         text=prompt if isinstance(prompt, str) else None,
@@ -292,14 +297,14 @@ def _max_tokens(name: str, value: int | None) -> int:
     return value or 0
 
 
-def _fields(body: GenerateBody, caller: Caller) -> GenerateFields:
-    """The fields that both endpoints share."""
+def _fields(body: GenerateBody, caller: Caller, **own: Any) -> GenerateFields:
+    """The fields that all endpoints share, and an endpoint's own."""
+    ids = {"request_id": caller.request_id, "retry_key": caller.retry_key}
     return GenerateFields(
-        request_id=caller.request_id,
+        **(ids | own),
         traceparent=caller.traceparent,
         tenant=caller.tenant,
         api_key=caller.api_key,
-        retry_key=caller.retry_key,
         slo=caller.slo,
         model=body.model or "",
         temperature=body.temperature,

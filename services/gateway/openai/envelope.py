@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 
-from starlette.datastructures import Headers
+from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from baton.errors import EngineFailed
@@ -19,6 +20,7 @@ from services.gateway.validation import MAX_REQUEST_ID_LEN
 _SCOPE_KEY = "baton.request_id"
 _TRACE_KEY = "baton.traceparent"
 _SEND_KEY = "baton.send"
+_HEADERS_KEY = "baton.headers"
 
 # By fixed names, since a path that a client made up must not become a label.
 _ROUTES = (
@@ -48,6 +50,16 @@ def traceparent_of(scope: Scope) -> str:
     return str(scope[_TRACE_KEY])
 
 
+def headers_of(scope: Scope) -> Mapping[str, str]:
+    """The request's headers by lower-case name; of one that comes twice, the first."""
+    headers: Mapping[str, str] | None = scope.get(_HEADERS_KEY)
+    if headers is None:
+        pairs = reversed(scope["headers"])
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
+        scope[_HEADERS_KEY] = headers
+    return headers
+
+
 def short_way(scope: Scope, send: Send) -> Send:
     """For the parts of a body that has begun: past everything that only looks at heads.
 
@@ -60,11 +72,15 @@ def short_way(scope: Scope, send: Send) -> Send:
 class Envelope:
     """Gives requests their ids and traces, names both in answers, and counts answers.
 
-    While `is_leaving`, each answer is its connection's last: the client's next one goes elsewhere.
+    POSTs to the paths of `short` go there, all others to `app`. While `is_leaving`, each answer is
+    its connection's last: the client's next one goes elsewhere.
     """
 
-    def __init__(self, app: ASGIApp, is_leaving: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, app: ASGIApp, short: Mapping[str, ASGIApp], is_leaving: Callable[[], bool]
+    ) -> None:
         self._app = app
+        self._short = short
         self._is_leaving = is_leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +88,7 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers = headers_of(scope)
         request_id = headers.get("x-request-id", "")
         if not request_id.isprintable() or not request_id:
             request_id = identity.new_request_id()
@@ -92,14 +108,16 @@ class Envelope:
             nonlocal is_begun
             if message["type"] == "http.response.start":
                 is_begun = True
-                answers.labels(_route(scope["path"]), message["status"]).inc()
+                _answers(_route(scope["path"]), message["status"]).inc()
                 if self._is_leaving():
                     own.append((b"connection", b"close"))
                 message["headers"] = [*message.get("headers", ()), *own]
             await send(message)
 
         try:
-            await self._app(scope, receive, sealed)
+            is_post = scope["method"] == "POST"
+            app = self._short.get(scope["path"], self._app) if is_post else self._app
+            await app(scope, receive, sealed)
         except asyncio.CancelledError:
             # Only a server that stops cancels; answers under way have ended by themselves.
             if not is_begun:
@@ -111,6 +129,12 @@ class Envelope:
                 await error_response(error)(scope, receive, sealed)
         finally:
             span.end()
+
+
+@cache
+def _answers(route: str, status: int) -> Counter:
+    """A label's look-up costs more than its count."""
+    return answers.labels(route, status)
 
 
 def _span(path: str, parent: str | None) -> Span:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from baton.errors import InvalidRequest
+from services.gateway.openai.envelope import headers_of
 from services.gateway.openai.errors import from_validation, shown
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -23,11 +24,12 @@ _TWIN = re.compile(r'Detected duplicate key "(.*)" at line', re.DOTALL)
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The body. One that is too long is refused before it is held in memory."""
-    kind = request.headers.get("content-type", "application/json")
+    headers = headers_of(request.scope)
+    kind = headers.get("content-type", "application/json")
     # Other types can be sent by any web page, without asking this server first (CORS).
     if kind.partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, f"content-type is {shown(kind)}; it must be application/json.")
-    length = request.headers.get("content-length", "")
+    length = headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
         raise _too_long(f"{int(length):,} bytes", limit)
     body = bytearray()

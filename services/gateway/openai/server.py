@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from services.gateway.openai.connection import IDLE_SECONDS, RECEIVE_SECONDS, Connection
 
@@ -31,7 +31,7 @@ class HttpServer:
 
     def __init__(
         self,
-        app: Starlette,
+        app: ASGIApp,
         listen: str,
         *,
         receive_s: float = RECEIVE_SECONDS,
