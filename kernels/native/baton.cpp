@@ -1,11 +1,12 @@
 // What Python calls. Sizes count elements; pointers are to contiguous memory unless strides say so.
 #include <utility>
 
+#include "philox.h"
 #include "step.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT int64_t baton_abi() { return 1; }
+EXPORT int64_t baton_abi() { return 2; }
 
 // x and out [m, n]; rows of x are `ldx` apart.
 EXPORT void baton_rms_norm(const float* x, int64_t ldx, const float* weight, double eps, int64_t m, int64_t n,
@@ -79,6 +80,19 @@ EXPORT void baton_linear(const Matrix* w, const float* x, int64_t ldx, int64_t m
 // Rows of the matrix, [num, k].
 EXPORT void baton_rows(const Matrix* w, const int64_t* ids, int64_t num, float* out, int64_t threads) {
   Pool::run(threads, [&](Member& team) { team.share(num, [&](long t) { row_of(*w, ids[t], out + t * w->k); }); });
+}
+
+// out [num, groups, 4]: random words of groups of four tokens, as floats.
+EXPORT void baton_random_words(const int64_t* seeds, const int64_t* positions, const int64_t* samples, int64_t num,
+                               int64_t groups, float* out, int64_t threads) {
+  const long parts = (groups + 1023) / 1024;
+  Pool::run(threads, [&](Member& team) {
+    team.share(num * parts, [&](long task) {
+      const long row = task / parts, first = task % parts * 1024, last = std::min<long>(first + 1024, groups);
+      for (long group = first; group < last; group += kGroups)
+        random_words(seeds[row], positions[row], samples[row], group, last, out + (row * groups + group) * 4);
+    });
+  });
 }
 
 EXPORT void baton_step(const Model* model, const Batch* batch, int64_t threads) {

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kernels.native.build import NativeUnavailable, build, find_prebuilt
 
-_ABI = 1
+_ABI = 2
 
 
 class Matrix(Structure):
@@ -138,6 +138,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "baton_pack": (_P, _I, _I, _I, _P, _I),
     "baton_linear": (POINTER(Matrix), _P, _I, _I, _P, _I),
     "baton_rows": (POINTER(Matrix), _P, _I, _P, _I),
+    "baton_random_words": (_P, _P, _P, _I, _I, _P, _I),
     "baton_step": (POINTER(Model), POINTER(Batch), _I),
 }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,21 +15,32 @@ from kernels.sample.philox import gumbel_, philox
 
 _WORD = 0xFFFFFFFF
 _CHUNK_COUNTERS = 1 << 16  # 512 KB a tensor: the generator's working set stays in a core's cache
+_RANKED_ROWS = 16  # at a time
 _NUM_RANKED = 1024  # candidates ranked first where only top-p bounds them, ...
 _RANKED_GROWTH = 16  # ... and by how many times more, while their mass does not reach it
 
 _Logprobs = tuple[float, tuple[tuple[int, float], ...]]
 
+AllWords: TypeAlias = Callable[[int, SampleRows, Tensor], Tensor]
+"""`words(num_groups, rows, part)`: of every group of four tokens of the rows `part`, the random
+words as float32, [len(part), num_groups, 4]."""
 
-@torch.inference_mode()
+
 def run(logits: Tensor, rows: SampleRows) -> Sampled:
     """See the contract."""
+    return draw(logits, rows, _all_words)
+
+
+@torch.inference_mode()
+def draw(logits: Tensor, rows: SampleRows, all_words: AllWords) -> Sampled:
+    """See the contract; random words of whole rows come from `all_words`."""
     adjusted = _adjust(logits, rows)
-    token_ids = adjusted.argmax(-1) if len(adjusted) else torch.empty(0, dtype=torch.int64)
     temperatures = rows.temperature.tolist()
     drawn = [row for row, temperature in enumerate(temperatures) if temperature > 0]
+    has_greedy = len(drawn) < len(adjusted)
+    token_ids = adjusted.argmax(-1) if has_greedy else torch.empty(len(adjusted), dtype=torch.int64)
     if drawn:
-        _draw(adjusted, rows, drawn, token_ids)
+        _draw(adjusted, rows, (drawn, token_ids), all_words)
     return Sampled(tuple(token_ids.tolist()), _all_logprobs(logits, rows, token_ids))
 
 
@@ -75,9 +87,11 @@ def _forbidden(allowed: Tensor, vocab_size: int) -> Tensor:
     return torch.from_numpy(bits == 0)
 
 
-def _draw(logits: Tensor, rows: SampleRows, drawn: list[int], token_ids: Tensor) -> None:
+def _draw(
+    logits: Tensor, rows: SampleRows, found: tuple[list[int], Tensor], all_words: AllWords
+) -> None:
     """Writes the tokens of rows that are not greedy."""
-    vocab_size = logits.shape[1]
+    (drawn, token_ids), vocab_size = found, logits.shape[1]
     top_k, top_p = rows.top_k.tolist(), rows.top_p.tolist()
     unranked: list[int] = []
     # A row's way depends on its own settings only, and so does its result.
@@ -90,36 +104,44 @@ def _draw(logits: Tensor, rows: SampleRows, drawn: list[int], token_ids: Tensor)
             ranked[min(_NUM_RANKED, vocab_size), False].append(row)
         else:
             unranked.append(row)
-    for part in _chunks(unranked, vocab_size):
-        token_ids[part] = _draw_unranked(logits, rows, part)
+    for part in _chunks(unranked, max(1, _CHUNK_COUNTERS * 4 // vocab_size)):
+        token_ids[part] = _draw_unranked(logits, rows, part, all_words)
     for (num_ranked, is_top_k), members in ranked.items():
-        for part in _chunks(members, vocab_size):
+        for part in _chunks(members, _RANKED_ROWS):
             token_ids[part] = _draw_ranked(logits, rows, part, num_ranked, is_top_k=is_top_k)
 
 
-def _chunks(members: list[int], vocab_size: int) -> Iterator[Tensor]:
-    size = max(1, _CHUNK_COUNTERS * 4 // vocab_size)
+def _rows_of(logits: Tensor, part: Tensor) -> Tensor:
+    """A copy; indexing by a tensor would take many times as long."""
+    return logits.index_select(0, part)
+
+
+def _chunks(members: list[int], size: int) -> Iterator[Tensor]:
     for start in range(0, len(members), size):
         yield torch.tensor(members[start : start + size])
 
 
-def _draw_unranked(logits: Tensor, rows: SampleRows, part: Tensor) -> Tensor:
-    scaled = logits[part] / rows.temperature[part, None]
-    is_dropped = scaled < _lowest(scaled.amax(-1, keepdim=True), rows, part)
-    if is_dropped.any():
+def _draw_unranked(logits: Tensor, rows: SampleRows, part: Tensor, all_words: AllWords) -> Tensor:
+    scaled = _rows_of(logits, part).div_(rows.temperature[part, None])
+    if rows.min_p[part].any():
+        is_dropped = scaled < _lowest(scaled.amax(-1, keepdim=True), rows, part)
         scaled.masked_fill_(is_dropped, -torch.inf)
     vocab_size = scaled.shape[1]
-    groups = torch.arange(-(-vocab_size // 4))[None]
-    noise = torch.empty(len(part), groups.shape[1], 4)
-    for lane, words in enumerate(_words(groups, rows, part)):
-        noise[:, :, lane] = words
-    return scaled.add_(gumbel_(noise).flatten(1)[:, :vocab_size]).argmax(-1)
+    noise = gumbel_(all_words(-(-vocab_size // 4), rows, part))
+    return scaled.add_(noise.flatten(1)[:, :vocab_size]).argmax(-1)
+
+
+def _all_words(num_groups: int, rows: SampleRows, part: Tensor) -> Tensor:
+    found = torch.empty(len(part), num_groups, 4)
+    for lane, words in enumerate(_words(torch.arange(num_groups)[None], rows, part)):
+        found[:, :, lane] = words
+    return found
 
 
 def _draw_ranked(
     logits: Tensor, rows: SampleRows, part: Tensor, num_ranked: int, *, is_top_k: bool
 ) -> Tensor:
-    scaled = logits[part] / rows.temperature[part, None]
+    scaled = _rows_of(logits, part).div_(rows.temperature[part, None])
     ranked, ids = _rank(scaled, num_ranked)
     top_p = rows.top_p[part, None]
     if is_top_k:
@@ -147,17 +169,33 @@ def _lowest(best: Tensor, rows: SampleRows, part: Tensor) -> Tensor:
 
 
 def _rank(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest values of each row and their columns; of equal ones the lower column leads.
+    """The largest values of each row and their columns; of equal ones the lower column leads."""
+    if count == 0:
+        return values[:, :0], torch.empty(len(values), 0, dtype=torch.int64)
+    if count == values.shape[1]:
+        best, columns = values.sort(dim=-1, descending=True, stable=True)
+        return best, columns
+    # Which of equal values topk leaves out is not said: rows where it had to are ranked whole.
+    best, columns = values.topk(count + 1, dim=-1)
+    is_tied = best[:, count] == best[:, count - 1]
+    columns = _in_order(best[:, :count], columns[:, :count], count)
+    if is_tied.any():
+        tied = values[is_tied]
+        columns[is_tied] = _in_order(tied, torch.arange(tied.shape[1]), count)
+    return values.gather(-1, columns), columns
+
+
+def _in_order(values: Tensor, columns: Tensor, count: int) -> Tensor:
+    """The columns of the largest `count` of some values of each row.
 
     Value and column become one integer, so that no two are equal and the order is the same in any
     batch.
     """
     bits = (values + 0.0).view(torch.int32).long()  # adding 0 makes -0 equal to 0
     keys = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # ordered like the floats
-    keys = (keys << 32).add_(torch.arange(_WORD, _WORD - values.shape[1], -1))
+    keys = (keys << 32).add_(_WORD - columns)
     best = keys.topk(count, dim=-1, sorted=True).values
-    columns = (best & _WORD).neg_().add_(_WORD)
-    return values.gather(-1, columns), columns
+    return (best & _WORD).neg_().add_(_WORD)
 
 
 def _noise(ids: Tensor, rows: SampleRows, part: Tensor) -> Tensor:
@@ -183,7 +221,7 @@ def _all_logprobs(
     if not counts:
         return tuple(found)
     part = torch.tensor(list(counts))
-    logprobs = logits[part].log_softmax(-1)
+    logprobs = _rows_of(logits, part).log_softmax(-1)
     drawn = logprobs.gather(-1, token_ids[part, None])[:, 0].tolist()
     best, ids = _rank(logprobs, min(max(counts.values()), logits.shape[1]))
     tops = zip(ids.tolist(), best.tolist(), strict=True)

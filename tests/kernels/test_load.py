@@ -41,9 +41,9 @@ def no_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_the_implementation_for_the_device_is_taken_else_the_reference() -> None:
     ops = kernels.load("cpu")
 
-    assert ops.chosen["sample"] == "cpu"
-    assert ops.sample is import_module("kernels.sample.cpu").run
-    assert ops.chosen["take_rows"] == "reference"
+    assert ops.chosen["take_rows"] == "cpu"
+    assert ops.take_rows is import_module("kernels.take_rows.cpu").run
+    assert ops.chosen["route_experts"] == "reference"
 
 
 def test_native_kernels_come_first_on_a_cpu(native_library: None) -> None:
@@ -76,7 +76,7 @@ def test_one_line_per_op_says_what_runs(caplog: pytest.LogCaptureFixture) -> Non
 
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == len(kernels.IMPLEMENTATIONS)
-    assert any("op=sample implementation=cpu device=cpu" in line for line in lines)
+    assert any("op=take_rows implementation=cpu device=cpu" in line for line in lines)
     assert all(record.levelno == logging.INFO for record in caplog.records)
 
 
@@ -84,9 +84,9 @@ def test_one_line_per_op_says_what_runs(caplog: pytest.LogCaptureFixture) -> Non
     ("choice", "attention", "sample"),
     [
         ("reference", "reference", "reference"),
-        ("paged_attention=reference", "reference", "cpu"),
+        ("paged_attention=reference,sample=cpu", "reference", "cpu"),
         ("reference, sample=cpu", "reference", "cpu"),
-        ("paged_attention=cpu", "cpu", "cpu"),
+        ("paged_attention=cpu,sample=reference", "cpu", "reference"),
     ],
 )
 def test_a_choice_forces_implementations(
