@@ -40,7 +40,7 @@ def sampling_to_pb(params: SamplingParams) -> pb.SamplingParams:
         ignore_eos=params.ignore_eos,
         seed=params.seed,
         logprobs_count=params.logprobs_count,
-        logit_bias=params.logit_bias,
+        logit_bias=params.logit_bias or None,
         guide=guide_to_pb(params.guide) if params.guide is not None else None,
     )
 

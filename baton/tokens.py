@@ -6,8 +6,6 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
-import numpy as np
-
 _ITEM_BYTES = 4
 
 
@@ -28,14 +26,14 @@ class TokenIds(Sequence[int]):
     @classmethod
     def of(cls, token_ids: Iterable[int]) -> TokenIds:
         """From numbers; itself for what is packed. Raises OverflowError outside of uint32."""
-        if isinstance(token_ids, cls):
+        if token_ids.__class__ is cls:  # isinstance takes a microsecond: sequences are abstract
             return token_ids
         return cls(array("I", token_ids).tobytes())
 
     @property
     def highest(self) -> int:
         """The largest id; -1 of none."""
-        return int(np.frombuffer(self.packed, np.uint32).max()) if self.packed else -1
+        return max(self.to_array(), default=-1)
 
     def view(self) -> memoryview:
         """The ids without a copy."""

@@ -179,9 +179,12 @@ class Placer:
             prefill_address=prefill.address if prefill is not None else "",
         )
         indices = range(first, first + len(cargo.samples))
-        self.decisions.placed(request.command.request_id, decision, len(cargo.token_ids))
         stay = self._book(cargo, decision, prefill)
         request.begin(Attempt(request, worker.link, indices, stay), submission)
+        # When it is on its way: the link's writer was woken first.
+        asyncio.get_running_loop().call_soon(
+            self.decisions.placed, request.command.request_id, decision, len(cargo.token_ids)
+        )
         if request.ticket is not None:
             request.ticket.placed(decision.num_uncached_tokens)
 

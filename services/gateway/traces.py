@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 
 from baton.errors import BatonError
-from baton.rpc.telemetry import Span, TraceContext, start_span
+from baton.rpc.telemetry import Span, start_span
 from services.gateway.types import GenerateCommand
 
 
@@ -18,10 +18,8 @@ class RequestTrace:
         self._root = start_span(
             "gateway.request", command.traceparent, kind="server", start_ns=arrived_ns
         )
-        self._root.set("baton.request_id", command.request_id)
-        self._root.set("baton.model", command.model)
-        self._root.set("baton.prompt_tokens", len(command.token_ids))
-        self._tell_hints(command)
+        if self._root.is_recording:
+            self._describe(command)
         self._wait: Span | None = None
         self._has_answer = False
         if command.tokenize_us:
@@ -31,8 +29,7 @@ class RequestTrace:
     @property
     def trace_id(self) -> str:
         """Hexadecimal; empty when not traced."""
-        context = TraceContext.parse(self._root.traceparent)
-        return context.trace_id if context is not None else ""
+        return self._root.trace_id
 
     @property
     def traceparent(self) -> str:
@@ -76,7 +73,10 @@ class RequestTrace:
             self._root.fail(f"{error.status.reason}: {error.message}")
         self._root.end()
 
-    def _tell_hints(self, command: GenerateCommand) -> None:
+    def _describe(self, command: GenerateCommand) -> None:
+        self._root.set("baton.request_id", command.request_id)
+        self._root.set("baton.model", command.model)
+        self._root.set("baton.prompt_tokens", len(command.token_ids))
         hints: dict[str, str | int] = {
             "baton.tenant": command.tenant,
             "baton.target_ttft_ms": command.slo.target_ttft_ms,

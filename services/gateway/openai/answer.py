@@ -61,8 +61,12 @@ class Answer(Response):
         else:
             run = self._send(scope, receive, send)
         work = asyncio.create_task(run)
-        gone = asyncio.create_task(_until_gone(receive))
+        watch: asyncio.Task[None] | None = None
         try:
+            # Its first two turns lead to a worker; what watches over it can wait so long.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            gone = watch = asyncio.create_task(_until_gone(receive))
             await self._watch({work, gone}, send)
             if work.done():
                 work.result()
@@ -77,7 +81,8 @@ class Answer(Response):
             await self._fail(error, send)
         finally:
             work.cancel()
-            gone.cancel()
+            if watch is not None:
+                watch.cancel()
 
     async def _watch(self, tasks: set[asyncio.Task[None]], send: Send) -> None:
         """Waits for the first to end, or for the limit, and keeps a silent stream alive."""
