@@ -109,7 +109,7 @@ class Connection:
         task.add_done_callback(lambda _: self._forget(sequence_id))
 
     def _refuse(self, session_id: int) -> None:
-        """The decode worker computes this prompt itself; its gateway looks elsewhere for a while."""
+        """The decode worker computes this prompt itself; its gateway looks elsewhere a while."""
         log.warning("session refused, no more are taken", peer=self.peer_id)
         error = Overloaded("this prefill worker takes no more sessions now", retry_after_s=1.0)
         end = pb.SessionEnd(error=convert.error_to_pb(error))
