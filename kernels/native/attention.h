@@ -106,40 +106,46 @@ struct Slots {
     }
     for (long j = num; j < kTile; ++j) keys[j] = keys[num - 1], values[j] = values[num - 1];
   }
-
-  // Brings them into the second cache.
-  void fetch(long dim) const {
-    for (const auto* of : {keys, values})
-      for (long j = 0; j < num; ++j)
-        for (long i = 0; i < dim; i += 16) __builtin_prefetch(of[j] + i, 0, 2);
-  }
 };
 
-// Keys as panels [4, dim, 16]; what stands beyond the last key is never used.
-inline void take_keys(const Slots& slots, long dim, float* keys) {
+// To the second cache, line by line between other work: all at once, they would only be waited for.
+INLINE void fetch(const float* line) { __builtin_prefetch(line, 0, 2); }
+
+// Keys as panels [4, dim, 16]; what stands beyond the last key is never used. Fetches the next keys.
+inline void take_keys(const Slots& slots, const Slots& next, long dim, float* keys) {
+  const long lines = (dim + 15) / 16;
   for (long j = 0; j < slots.num; j += W) {
     float* to = keys + j / NR * dim * NR + j % NR;
-    long i = 0;
-    for (; i + W <= dim; i += W) transpose(slots.keys + j, i, to + i * NR, NR);
+    long i = 0, line = 0;
+    for (; i + W <= dim; i += W) {
+      transpose(slots.keys + j, i, to + i * NR, NR);
+      for (const long end = line + W * W / 16; line < end; ++line)
+        fetch(next.keys[j + line / lines % W] + line % lines * 16);
+    }
     for (; i < dim; ++i)
       for (int r = 0; r < W; ++r) to[i * NR + r] = slots.keys[j + r][i];
   }
 }
 
-// Values as panels [wide / 16, 64, 16].
-inline void take_values(const Slots& slots, long dim, float* values) {
+// Values as panels [wide / 16, 64, 16]. Fetches the next ones.
+inline void take_values(const Slots& slots, const Slots& next, long dim, float* values) {
   for (long i = 0; i < dim; i += NR)
-    for (long j = 0; j < slots.num; ++j)
+    for (long j = 0; j < slots.num; ++j) {
+      fetch(next.values[j] + i);
       std::copy_n(slots.values[j] + i, std::min<long>(NR, dim - i), values + i * kTile + j * NR);
+    }
 }
 
-// `tile` of M rows of weights and P panels of values where they lie.
+// `tile` of M rows of weights and P panels of values where they lie. Fetches the next ones.
 template <int M, int P>
-__attribute__((noinline)) void mix(const float* scores, const Slots& slots, long column, float* c, long ldc) {
+__attribute__((noinline)) void mix(const float* scores, const Slots& slots, const Slots& next, long column, float* c,
+                                   long ldc) {
   constexpr int V = P * NR / W;
   Vec sums[M][V] = {};
   for (long i = 0; i < slots.num; ++i) {
     const float* values = slots.values[i] + column;
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) fetch(next.values[i] + column + p * NR);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       const Vec x = splat(scores[m * kTile + i]);
@@ -157,14 +163,14 @@ __attribute__((noinline)) void mix(const float* scores, const Slots& slots, long
 }
 
 // out [m, wide] += weights [m, 64] * values, for up to MR rows and whole panels of values.
-inline void mix_few(long m, const float* scores, const Slots& slots, long dim, float* out) {
+inline void mix_few(long m, const float* scores, const Slots& slots, const Slots& next, long dim, float* out) {
   const auto two = [&](auto rows) {
     long i = 0;
-    for (; i + 2 * NR <= dim; i += 2 * NR) mix<rows, 2>(scores, slots, i, out + i, dim);
-    if (i < dim) mix<rows, 1>(scores, slots, i, out + i, dim);
+    for (; i + 2 * NR <= dim; i += 2 * NR) mix<rows, 2>(scores, slots, next, i, out + i, dim);
+    if (i < dim) mix<rows, 1>(scores, slots, next, i, out + i, dim);
   };
   const auto one = [&](auto rows) {
-    for (long i = 0; i < dim; i += NR) mix<rows, 1>(scores, slots, i, out + i, dim);
+    for (long i = 0; i < dim; i += NR) mix<rows, 1>(scores, slots, next, i, out + i, dim);
   };
   switch (m) {
     case 1: return two(std::integral_constant<int, 1>());
@@ -228,7 +234,14 @@ struct Piece {
   long sequence, head, first, num;  // tokens of the chunk
 };
 
-inline void attend(const Piece& piece, const Attention& a) {
+// Slots of the tile that begins at `tile` and ends at `end` at the latest, at a key head.
+inline Slots slots_of(const Attention& a, long sequence, long head, long tile, long end) {
+  const int32_t* table = a.chunks.tables + sequence * a.chunks.table_stride;
+  return Slots(a.kv, table, head, tile, std::min(kTile, end - tile));
+}
+
+// `then` is what the member will probably take next; null: nothing, or nobody knows.
+inline void attend(const Piece& piece, const Piece* then, const Attention& a) {
   static thread_local Scratch s;
   const long dim = a.heads.dim, wide = (dim + NR - 1) / NR * NR, group = a.heads.num / a.heads.num_kv;
   const long start = a.chunks.starts[piece.sequence], rows = piece.num * group;
@@ -247,15 +260,15 @@ inline void attend(const Piece& piece, const Attention& a) {
     s.mass[row] = sinks ? 1.0f : 0.0f;
   }
   std::fill_n(s.out.begin(), rows * wide, 0.0f);
-  const int32_t* table = a.chunks.tables + piece.sequence * a.chunks.table_stride;
   // A few rows read values where they lie; for many it pays to lay them out.
   const bool in_place = rows <= MR && dim % NR == 0;
   for (long tile = std::max(0L, position + 1 - window) / kTile * kTile; tile < end; tile += kTile) {
     const long num = std::min(kTile, end - tile), padded = (num + NR - 1) / NR * NR;
-    const Slots slots(a.kv, table, piece.head, tile, num);
-    if (tile + kTile < end) Slots(a.kv, table, piece.head, tile + kTile, std::min(kTile, end - tile - kTile)).fetch(dim);
-    take_keys(slots, dim, s.keys.data());
-    if (!in_place) take_values(slots, dim, s.values.data());
+    const Slots slots = slots_of(a, piece.sequence, piece.head, tile, end);
+    const Slots next = tile + kTile < end ? slots_of(a, piece.sequence, piece.head, tile + kTile, end)
+                       : then ? slots_of(a, then->sequence, then->head, 0, a.chunks.contexts[then->sequence]) : slots;
+    take_keys(slots, next, dim, s.keys.data());
+    if (!in_place) take_values(slots, next, dim, s.values.data());
     // Tokens before the tile see nothing of it.
     for (long row = std::max(0L, tile - position) * group; row < rows; row += MR) {
       const long some = std::min<long>(MR, rows - row);
@@ -271,7 +284,7 @@ inline void attend(const Piece& piece, const Attention& a) {
           for (long i = 0; i < wide; i += W) store(sums + i, load(sums + i) * factor);
       }
       if (in_place) {
-        mix_few(some, scores, slots, dim, s.out.data() + row * wide);
+        mix_few(some, scores, slots, next, dim, s.out.data() + row * wide);
         continue;
       }
       for (long i = 0; i < wide; i += NR)
@@ -300,7 +313,12 @@ inline void attend_all(Member& team, const Attention& a) {
     const long wanted = pieces - 1 - task / a.heads.num_kv;
     while (before > wanted) before -= pieces_of(--sequence);
     const long first = (wanted - before) * most, length = chunks.starts[sequence + 1] - chunks.starts[sequence];
-    attend({sequence, task % a.heads.num_kv, first, std::min(most, length - first)}, a);
+    const Piece piece{sequence, task % a.heads.num_kv, first, std::min(most, length - first)};
+    // Where each sequence is one piece, the one that a member takes next is known, mostly.
+    const long next = task + team.size;
+    const bool is_known = pieces == chunks.num && next < pieces * a.heads.num_kv && !a.variant.window;
+    const Piece then{pieces - 1 - next / a.heads.num_kv, next % a.heads.num_kv, 0, 1};
+    attend(piece, is_known ? &then : nullptr, a);
   });
   team.wait();
 }

@@ -14,8 +14,8 @@
 constexpr int NR = 16;        // outputs in a panel
 constexpr int MR = 6;         // rows at a time: 12 sums of 8 floats fill AVX2's registers
 constexpr long kMaxStep = 384;  // k at a time: 24 KB of a panel stay in the first cache
-constexpr long kRowBlock = 32 * MR;  // rows by kMaxStep: 295 KB stay in the second
-constexpr long kChunk = 8 * NR;  // outputs at a time: kRowBlock by this are 98 KB
+constexpr long kBlock = 32;     // groups of MR rows by kMaxStep: 295 KB stay in the second
+constexpr long kChunk = 8 * NR;  // outputs at a time: of 32 groups they are 98 KB
 constexpr long kFewRows = 12;  // up to here rows are read where they lie
 
 enum Form : int64_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2 };
@@ -58,9 +58,7 @@ struct Spread {
 };
 struct Packed {
   const float* data;
-  long k;
   INLINE float at(long m, long i) const { return data[i * MR + m]; }
-  INLINE Packed from(long m, long i) const { return {data + m * k + i * MR, k}; }  // m: of a group
 };
 
 // What is fetched into the second cache while a tile is computed: from each panel, `stride` bytes
@@ -202,18 +200,35 @@ void multiply_few(Member& team, const Matrix& w, Spread a, long m, Out y) {
   team.wait();
 }
 
-// Groups of MR rows, [ceil(m / MR), k, MR]: products read them from front to back.
-inline void pack_rows(Spread x, long m, long k, long group, float* out) {
-  const long first = group * MR, num = std::min<long>(MR, m - first);
-  float* to = out + first * k;
-  for (long r = 0; r < MR; ++r)
-    for (long i = 0; i < k; ++i) to[i * MR + r] = x.at(first + std::min(r, num - 1), i);
+// Rows in groups of MR or one fewer: a group that is much smaller would take nearly as long.
+struct Groups {
+  long m, num;
+  explicit Groups(long m) : m(m), num((m + MR - 1) / MR) {}
+  long first(long group) const { return group * (m / num) + std::min(group, m % num); }
+  long size(long group) const { return first(group + 1) - first(group); }
+};
+
+// Each group as [k, MR]: products read them from front to back.
+inline void pack_rows(Spread x, const Groups& groups, long k, long group, float* out) {
+  const long first = groups.first(group), size = groups.size(group);
+  float* to = out + group * MR * k;
+  for (long r = 0; r < MR; ++r) {
+    const float* from = x.data + (first + std::min(r, size - 1)) * x.row;
+    for (long i = 0; i < k; ++i) to[i * MR + r] = from[i];
+  }
 }
 
-// One step of k, from i on, of a panel's outputs of many rows. `c` is [m, kChunk]; of the next panel
-// to be read, `next`, each of the first rows fetches a part.
+// Some groups of packed rows, from `first` to `last`.
+struct Block {
+  const Groups& groups;
+  const float* packed;
+  long first, last;
+};
+
+// One step of k, from i on, of a panel's outputs of a block. `c` is [rows, kChunk]; of the next panel
+// to be read, `next`, each of the first groups fetches a part.
 template <class L>
-void panel_step(const Matrix& w, Packed a, long m, long index, long i, float* c, const typename L::T* next) {
+void panel_step(const Matrix& w, const Block& block, long index, long i, float* c, const typename L::T* next) {
   using T = typename L::T;
   constexpr long kParts = 8, kStride = NR * sizeof(T) / kParts;
   const long step = std::min(step_of(w.k), w.k - i);
@@ -224,32 +239,36 @@ void panel_step(const Matrix& w, Packed a, long m, long index, long i, float* c,
   if (sizeof(T) < 4)
     for (long j = 0; j < step * NR; j += W) store(wide + j, L::get(b + j));
   const float* from = sizeof(T) < 4 ? wide : reinterpret_cast<const float*>(b);
-  for (long row = 0; row < m; row += MR) {
-    const long part = row / MR;
+  for (long group = block.first; group < block.last; ++group) {
+    const long part = group - block.first, rows = block.groups.size(group);
     const Ahead some = part < kParts ? Ahead{ahead + part * step * kStride, kStride} : Ahead{ahead, 0};
-    tile_of<Float32>(std::min<long>(MR, m - row), a.from(row, i), from, step, c + row * kChunk, kChunk, i > 0, some);
+    tile_of<Float32>(rows, Packed{block.packed + (group * w.k + i) * MR}, from, step, c, kChunk, i > 0, some);
+    c += rows * kChunk;
   }
 }
 
 template <class L>
 void multiply_many(Member& team, const Matrix& w, Spread x, long m, Out y, float* packed) {
-  team.share((m + MR - 1) / MR, [&](long group) { pack_rows(x, m, w.k, group, packed); });
+  const Groups groups(m);
+  team.share(groups.num, [&](long group) { pack_rows(x, groups, w.k, group, packed); });
   team.wait();
-  const long panels = (w.n + NR - 1) / NR, blocks = (m + kRowBlock - 1) / kRowBlock;
-  const long size = ((m + blocks - 1) / blocks + MR - 1) / MR * MR, step = step_of(w.k);
+  const long panels = (w.n + NR - 1) / NR, blocks = (groups.num + kBlock - 1) / kBlock;
+  const long size = (groups.num + blocks - 1) / blocks, step = step_of(w.k);
   const long width = std::max(1L, std::min(kChunk / NR, panels / (4 * team.size)));
   const long chunks = (panels + width - 1) / width;
   const auto at = [&](long p, long i) { return static_cast<const typename L::T*>(w.data) + (p * w.k + i) * NR; };
   team.share(blocks * chunks, [&](long task) {
-    const long row = task / chunks * size, rows = std::min(size, m - row);
-    if (rows <= 0) return;
+    const long begin = task / chunks * size;
+    const Block block{groups, packed, begin, std::min(begin + size, groups.num)};
+    if (begin >= groups.num) return;
+    const long row = groups.first(begin), rows = groups.first(block.last) - row;
     const long first = task % chunks * width, last = std::min(first + width, panels);
     // Sums stay in the second cache until they are whole: lines of y are far apart.
-    static thread_local std::vector<float> sums(kRowBlock * kChunk);
+    static thread_local std::vector<float> sums(kBlock * MR * kChunk);
     for (long i = 0; i < w.k; i += step)
       for (long p = first; p < last; ++p) {
         const auto* next = p + 1 < last ? at(p + 1, i) : i + step < w.k ? at(first, i + step) : at(last, 0);
-        panel_step<L>(w, Packed{packed + row * w.k, w.k}, rows, p, i, sums.data() + (p - first) * NR, next);
+        panel_step<L>(w, block, p, i, sums.data() + (p - first) * NR, next);
       }
     const long column = first * NR, columns = std::min(last * NR, w.n) - column;
     const Out part{y.data + row * y.ld, y.ld};
