@@ -285,6 +285,21 @@ async def test_an_error_before_the_first_token_decides_the_status(
     assert door.gateway.num_running == 0
 
 
+async def test_a_defect_beside_the_generating_paths_is_an_error_of_the_same_form(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def models() -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(door.gateway, "models", models)
+    answer = await door.http.get("/v1/models", headers={"x-request-id": "mine"})
+
+    assert answer.status_code == 500
+    assert answer.headers["x-request-id"] == "mine"
+    assert answer.json()["error"]["type"] == "server_error"
+    assert "secret" not in answer.text
+
+
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_a_request_that_would_be_late_is_refused_before_its_prompt_is_looked_at(
     door: Door, is_stream: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, SkipValidation, field_validator
 
 from services.gateway.openai.messages import ChatMessage
 from services.gateway.openai.tools import Tool
@@ -66,7 +66,8 @@ class GenerateBody(BaseModel):
 class CompletionBody(GenerateBody):
     """`/v1/completions`."""
 
-    prompt: list[Prompt]
+    prompt: SkipValidation[list[Prompt]]
+    """Validated by `_prompts` alone: once is enough for a hundred thousand ids."""
     logprobs: int | None = None
     echo: bool | None = None
     best_of: int | None = None
