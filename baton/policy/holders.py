@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +30,8 @@ class HolderSets:
         self._bits: dict[str, int] = {}
         self._names: dict[int, str | None] = {}
         self._sizes: dict[int, int] = {}
+        self._stores: frozenset[str] = frozenset()
+        self._store_bits = 0
 
     @property
     def has_orphans(self) -> bool:
@@ -38,6 +42,13 @@ class HolderSets:
         """The bit of a worker; 0 if it has none."""
         return self._bits.get(worker_id, 0)
 
+    def set_stores(self, worker_ids: Collection[str]) -> None:
+        """These are kvstores, no others are; some may hold nothing yet."""
+        self._stores = frozenset(worker_ids)
+        self._store_bits = 0
+        for worker_id in self._stores:
+            self._store_bits |= self.bit(worker_id)
+
     def num_blocks(self, worker_id: str) -> int:
         """Blocks that a worker holds."""
         return self._sizes.get(self.bit(worker_id), 0)
@@ -46,7 +57,8 @@ class HolderSets:
         """The bit of a worker, a new one if need be."""
         bit = self._bits.get(worker_id)
         if bit is None:
-            bit = self._bits[worker_id] = self._take_bit(worker_id)
+            bit = self._take_bit(worker_id)
+            self._name(bit, worker_id)
         return bit
 
     def join_unnamed(self) -> int:
@@ -56,7 +68,7 @@ class HolderSets:
     def rename(self, bit: int, worker_id: str) -> None:
         """An unnamed bit is the worker's now; the one that it had leaves."""
         self.leave(worker_id)
-        self._bits[worker_id], self._names[bit] = bit, worker_id
+        self._name(bit, worker_id)
 
     def leave(self, worker_id: str) -> None:
         """The worker holds nothing any more and has no bit."""
@@ -67,6 +79,7 @@ class HolderSets:
     def leave_unnamed(self, bit: int) -> None:
         """Takes a bit out of all sets: a step for each set, not for each block."""
         del self._names[bit], self._sizes[bit]
+        self._store_bits &= ~bit
         for number, mask in enumerate(self.masks):
             if mask & bit:
                 if self._numbers.get(mask) == number:
@@ -107,7 +120,12 @@ class HolderSets:
 
     def walk(self) -> Walk:
         """Starts along a chain of blocks."""
-        return Walk(self.masks, self._names)
+        return Walk(self.masks, self._names, self._store_bits)
+
+    def _name(self, bit: int, worker_id: str) -> None:
+        self._bits[worker_id], self._names[bit] = bit, worker_id
+        if worker_id in self._stores:
+            self._store_bits |= bit
 
     def _move_all(self, values: Values, bit: int, adds: bool) -> Values:
         first = int(values[0])
@@ -168,25 +186,40 @@ class HolderSets:
 
 
 class Walk:
-    """How far each worker comes along a chain of blocks."""
+    """How far each worker, and all stores together, come along a chain of blocks."""
 
-    def __init__(self, masks: list[int], names: dict[int, str | None]) -> None:
+    def __init__(self, masks: list[int], names: dict[int, str | None], store_bits: int) -> None:
         self.matched: dict[str, int] = {}
+        """Per worker: leading blocks that it caches without a hole; at least 1."""
+        self.num_stored = 0
+        """Leading blocks that some store or other holds each."""
         self._masks = masks
         self._names = names
-        self._left = -1
+        self._left = ~store_bits
+        self._stores = store_bits
+        """0 behind the first block that no store holds."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anybody holds the first block."""
+        return bool(self.matched or self.num_stored)
 
     def step(self, depth: int, number: int) -> bool:
         """The block at this depth has this set of holders; False once nobody is left."""
-        still = self._left & self._masks[number]
+        mask = self._masks[number]
+        if self._stores and not mask & self._stores:
+            self.num_stored, self._stores = depth, 0
+        still = self._left & mask
         if self._left != still:
             if depth:
                 self._note(self._left ^ still, depth)
             self._left = still
-        return bool(still)
+        return bool(still or self._stores)
 
     def end(self, depth: int) -> None:
         """The chain ends here."""
+        if self._stores:
+            self.num_stored = depth
         if depth:
             self._note(self._left, depth)
 

@@ -1,8 +1,8 @@
-"""Which worker caches which blocks: a hint, kept from events, asked on every request."""
+"""Which worker or store has which blocks: a hint, kept from events, asked on every request."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baton.blocks import KEY_BYTES, BlockKey
-from baton.policy.holders import HolderSets
+from baton.policy.holders import HolderSets, Walk
 from baton.policy.keytable import KeyTable, Prints, Slots, print_of, prints_of
 
 Number = TypeVar("Number", np.uint64, np.int64)
@@ -111,13 +111,21 @@ class BlockIndex:
             table.remove(slots)
         self._cursor = end if end < table.num_slots else 0
 
+    def set_stores(self, worker_ids: Collection[str]) -> None:
+        """These holders are kvstores, no others are: `walk` counts what they hold together."""
+        self._holders.set_stores(worker_ids)
+
     def match(self, keys: Sequence[BlockKey]) -> dict[str, int]:
         """Per worker: how many leading blocks of the chain it caches without a hole; at least 1."""
+        return self.walk(keys).matched
+
+    def walk(self, keys: Sequence[BlockKey]) -> Walk:
+        """How far each worker, and all stores together, come along the chain."""
         walk = self._holders.walk()
         for depth, key in enumerate(keys[:FEW_KEYS]):
             slot = self._table.find_one(print_of(key))
             if not walk.step(depth, self._table.value_view[slot] if slot >= 0 else 0):
-                return walk.matched
+                return walk
         start, end = FEW_KEYS, 16 * FEW_KEYS
         while start < len(keys):
             # In growing pieces: keys may be made when they are asked for.
@@ -126,10 +134,10 @@ class BlockIndex:
             changes = np.flatnonzero(found[1:] != found[:-1]) + 1
             for at in [0, *changes.tolist()]:
                 if not walk.step(start + at, int(found[at])):
-                    return walk.matched
+                    return walk
             start, end = end, 16 * end
         walk.end(len(keys))
-        return walk.matched
+        return walk
 
     def _store_all(self, bit: int, packed: bytes) -> None:
         prints = prints_of(packed)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from baton.blocks import BlockKey
-from baton.registry.blockrecords import BlockRecordBuffer
 from baton.registry.client import FAILURES, close, connect
 from baton.registry.commands import WorkerCommands
 from baton.registry.contact import Contact, end
-from baton.registry.events import MAX_BUFFERED_EVENTS, CacheEvent, EventBuffer
+from baton.registry.events import MAX_BUFFERED_EVENTS, REMOVED, STORED, CacheEvent, EventBuffer
 from baton.registry.keys import Keys
-from baton.registry.records import BlockRecord, LoadRecord, WorkerRecord
+from baton.registry.records import LoadRecord, WorkerRecord
 from baton.registry.timing import Timing
 
 MAX_TURN_BATCHES = 8
@@ -28,12 +27,12 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Announcer:
-    """Keeps one worker's record, load, block events and block records in Redis.
+    """Keeps the record, load and block events of one worker or kvstore in Redis.
 
     All `publish_*` methods return at once, never raise for Redis' sake, and belong to the event
     loop of `start`. Redis away: it goes on trying; the newest load and a bounded number of events
-    and block records wait. Events that do not fit are dropped, and on return an empty batch that
-    names the next event's number lets gateways see the gap and ask for a snapshot.
+    wait. Events that do not fit are dropped, and on return an empty batch that names the next
+    event's number lets gateways see the gap and ask for a snapshot.
     """
 
     def __init__(
@@ -54,7 +53,6 @@ class Announcer:
         self._client = connect(redis_url, self.timing)
         self._commands = WorkerCommands(self.keys, self.timing, record.worker_id)
         self._events = EventBuffer(record.epoch, max_buffered_events)
-        self._blocks = BlockRecordBuffer()
         self._load: object | None = None
         self._sent_load: object | None = None
         self._announced: WorkerRecord | None = None
@@ -76,11 +74,6 @@ class Announcer:
         """Events dropped because Redis was away for too long."""
         return self._events.num_lost
 
-    @property
-    def num_lost_block_records(self) -> int:
-        """Block records dropped because Redis was away for too long."""
-        return self._blocks.num_lost
-
     async def start(self) -> None:
         """Announces the worker; returns after the first attempt, whether Redis answered or not."""
         self._task = asyncio.create_task(self._run(), name="announcer")
@@ -99,9 +92,22 @@ class Announcer:
     def publish_events(self, events: Sequence[CacheEvent]) -> None:
         """Block events, in the order in which they happened."""
         if events:
-            if not len(self._events):  # else the next turn is due anyway
-                self._wake.set()
+            self._note_events()
             self._events.append(events)
+
+    def publish_stored(self, keys: Sequence[BlockKey]) -> None:
+        """This kvstore holds these blocks from now on."""
+        self._note_events()
+        self._events.add(STORED, keys)
+
+    def publish_removed(self, keys: Sequence[BlockKey]) -> None:
+        """No tier of this kvstore holds these blocks any more."""
+        self._note_events()
+        self._events.add(REMOVED, keys)
+
+    def _note_events(self) -> None:
+        if not len(self._events):  # else the next turn is due anyway
+            self._wake.set()
 
     def publish_load(self, load: object) -> None:
         """The newest load: a `LoadRecord`, an engine's `StepLoad`, a mapping with those names, or
@@ -110,13 +116,6 @@ class Announcer:
         if self._load is self._sent_load:
             self._wake.set()
         self._load = load  # becomes a record when it is sent: most are replaced before
-
-    def publish_block_records(
-        self, stored: Iterable[BlockRecord], removed: Iterable[BlockKey] = ()
-    ) -> None:
-        """Blocks that this kvstore took in, then blocks that it dropped."""
-        self._blocks.put(stored, removed)
-        self._wake.set()
 
     def update_record(self, **changes: Any) -> None:
         """Changes fields of the record, such as `is_draining`; worker id and epoch stay."""
@@ -150,7 +149,7 @@ class Announcer:
         due = self._next_refresh
         if self.is_superseded:
             return due
-        if self._announced is not self.record or len(self._events) or len(self._blocks):
+        if self._announced is not self.record or len(self._events):
             due = min(due, self._last_send + self.timing.event_interval_s)
         if self._load is not self._sent_load:
             due = min(due, self._last_load + self.timing.load_interval_s)
@@ -186,7 +185,7 @@ class Announcer:
     async def _send(self, now: float) -> None:
         """One transaction with all that is waiting, kept until Redis has it."""
         record, load = self.record, self._load
-        batches, blocks = self._events.batches(MAX_TURN_BATCHES), self._blocks.peek()
+        batches = self._events.batches(MAX_TURN_BATCHES)
         renews = record is not self._announced or now >= self._next_refresh
         sends_load = load is not None and (
             renews or now >= self._last_load + self.timing.load_interval_s
@@ -199,12 +198,10 @@ class Announcer:
         if renews:
             self._commands.renew(pipe)
         self._commands.events(pipe, batches)
-        blocks.add_to(pipe, self.keys, record.worker_id, self.timing.block_record_ttl_s)
         if load is not None and sends_load:
             self._commands.load(pipe, LoadRecord.of(load() if callable(load) else load))
         await pipe.execute()
         self._has_joined, self._announced, self._last_send = True, record, now
-        self._blocks.sent(blocks)
         if batches:
             self._events.sent(batches[-1].last_seq)
         if renews:

@@ -102,8 +102,12 @@ class EventBuffer:
         """Numbers and keeps events."""
         for event in events:
             keys = event.keys if event.kind.value != CLEARED else (BlockKey(_NO_KEY),)
-            for at in range(0, len(keys), self._limit):
-                self._keep(event.kind.value, keys[at : at + self._limit])
+            self.add(event.kind.value, keys)
+
+    def add(self, kind: int, keys: Sequence[BlockKey]) -> None:
+        """As `append` for one event of a kind."""
+        for at in range(0, len(keys), self._limit):
+            self._keep(kind, keys[at : at + self._limit])
 
     def _keep(self, kind: int, keys: Sequence[BlockKey]) -> None:
         if len(self) + len(keys) > self._limit:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baton.blocks import BlockKey
-
 
 @dataclass(frozen=True, slots=True)
 class Keys:
@@ -47,10 +45,6 @@ class Keys:
     def load(self, worker_id: str) -> str:
         """String: the worker's newest load record, JSON."""
         return f"{self.prefix}load:{worker_id}"
-
-    def block(self, key: BlockKey) -> str:
-        """Hash: which kvstore node holds a block."""
-        return f"{self.prefix}block:{key.hex()}"
 
     def bookings(self, gateway_id: str) -> str:
         """Hash: worker id to what this gateway has promised to it."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 
-from baton.blocks import BlockKey, KvLayout
+from baton.blocks import KvLayout
 from baton.policy.learned import NOTHING_LEARNED, Learned
 from baton.request import Role
 
@@ -151,45 +151,8 @@ _LOAD_FIELDS = tuple(spec.name for spec in fields(LoadRecord) if spec.name != "l
 
 
 @dataclass(frozen=True, slots=True)
-class BlockRecord:
-    """Where a block lies outside devices."""
-
-    key: BlockKey
-    node: str
-    """Worker id of the kvstore that holds it."""
-    tier: str
-    """`dram` or `disk`."""
-    size_bytes: int
-    checksum: int
-    """XXH3-64 of the block's bytes."""
-
-    def to_fields(self) -> Fields:
-        """The record as a Redis hash, named by its key."""
-        return {
-            "node": self.node,
-            "tier": self.tier,
-            "bytes": self.size_bytes,
-            "checksum": f"{self.checksum:016x}",
-        }
-
-    @classmethod
-    def from_fields(cls, key: BlockKey, raw: Mapping[bytes, bytes]) -> BlockRecord:
-        """The record behind a Redis hash. Raises ValueError where it makes no sense."""
-        try:
-            return cls(
-                key=key,
-                node=raw[b"node"].decode(),
-                tier=raw[b"tier"].decode(),
-                size_bytes=int(raw[b"bytes"]),
-                checksum=int(raw[b"checksum"], 16),
-            )
-        except KeyError as error:
-            raise ValueError(f"the record of block {key.hex()} lacks {error}") from error
-
-
-@dataclass(frozen=True, slots=True)
 class SnapshotPart:
-    """Some of the blocks that a worker caches; all parts together are all of them.
+    """Some of the blocks that a worker or store has; all parts together are all of them.
 
     They contain every event up to `event_seq` and may contain later ones: read the announcer's
     `event_seq` first and ask the engine for its keys after that.

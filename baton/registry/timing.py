@@ -21,8 +21,6 @@ class Timing:
     """How often a gateway reads records and loads when no news wakes it."""
     booking_interval_s: float = 0.1
     """How often a gateway tells its bookings and reads those of the others."""
-    block_record_ttl_s: float = 3600.0
-    """Life of a block record; kvstore publishes it again when the block is read."""
     reply_timeout_s: float = 2.0
     """Longest wait for Redis, connecting included, before it counts as away."""
     first_retry_s: float = 0.1

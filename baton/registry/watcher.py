@@ -136,6 +136,13 @@ class Watcher:
             if raw:
                 self._see(worker_id, raw)
         self._farewells &= {(known.worker_id, known.epoch) for known in self.workers.values()}
+        self.index.set_stores(
+            [
+                known.worker_id
+                for known in self.workers.values()
+                if known.role is Role.KVSTORE and not known.is_draining
+            ]
+        )
 
     def _see(self, worker_id: str, raw: dict[bytes, bytes]) -> None:
         try:
@@ -161,7 +168,7 @@ class Watcher:
             address=record.address,
             epoch=record.epoch,
         )
-        if record.role is not Role.KVSTORE and record.announces_events:
+        if record.announces_events:
             self.follower.follow(record)
         _call(self._on_up, record)
 

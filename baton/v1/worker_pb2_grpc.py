@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class WorkerServiceStub(object):
-    """Facts about a worker and a snapshot of its cached blocks.
+    """Facts about a worker or kvstore, and a snapshot of its blocks.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class WorkerServiceStub(object):
 
 
 class WorkerServiceServicer(object):
-    """Facts about a worker and a snapshot of its cached blocks.
+    """Facts about a worker or kvstore, and a snapshot of its blocks.
     """
 
     def GetWorker(self, request, context):
@@ -59,7 +59,7 @@ class WorkerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SnapshotBlocks(self, request, context):
-        """Streams the keys of all cached blocks, for indexes that lost track of the event stream.
+        """Streams the keys of all its blocks, for indexes that lost track of the event stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,7 @@ def add_WorkerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkerService(object):
-    """Facts about a worker and a snapshot of its cached blocks.
+    """Facts about a worker or kvstore, and a snapshot of its blocks.
     """
 
     @staticmethod

@@ -91,9 +91,6 @@ class Cache:
     def note_stored(self, key: BlockKey, block: StoredBlock) -> None:
         """See `Observer`."""
 
-    def note_read(self, key: BlockKey, block: StoredBlock) -> None:
-        """See `Observer`."""
-
     def note_removed(self, key: BlockKey) -> None:
         """See `Observer`."""
 

@@ -125,9 +125,9 @@ class Placer:
     async def _chain(self, layout: KvLayout, cargo: _Cargo) -> Sequence[BlockKey]:
         root = root_key(layout.namespace, cargo.request.command.cache_salt)
         keys = KeyChain(root, cargo.token_ids, layout.block_size)
-        # What nobody caches is hardly hashed at all.
+        # What nobody has is hardly hashed at all.
         is_long = len(cargo.token_ids) > LONG_PROMPT_TOKENS
-        if is_long and self._fleet.directory.index.match(keys[:1]):
+        if is_long and self._fleet.directory.index.walk(keys[:1]).has_begun:
             await asyncio.to_thread(keys.__getitem__, -1)
         return keys
 
@@ -139,11 +139,13 @@ class Placer:
         command = cargo.request.command
         table = self.tables.table(command.model, self._fleet.unreachable())
         slo = command.slo
+        known = self._fleet.directory.index.walk(keys)
         wanted = RouteRequest(
             len(cargo.token_ids),
             len(cargo.samples),
             frozenset((cargo.avoid,)) if cargo.avoid else frozenset(),
-            self._fleet.directory.index.match(keys),
+            known.matched,
+            known.num_stored,
             target_ttft_ms=slo.target_ttft_ms,
             target_itl_ms=slo.target_itl_ms,
             expected_output_tokens=min(

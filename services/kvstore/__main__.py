@@ -10,10 +10,11 @@ from functools import partial
 from baton.rpc import logs
 from baton.rpc.serve import Process, launch
 from baton.transfer.shm import SharedSegment, free_bytes, sweep_dead_segments
-from baton.v1 import kvstore_pb2_grpc
+from baton.v1 import kvstore_pb2_grpc, worker_pb2_grpc
 from services.kvstore import metrics
 from services.kvstore.directory import Directory
 from services.kvstore.disk import DiskTier
+from services.kvstore.facts import FactsService
 from services.kvstore.service import KvStoreService
 from services.kvstore.settings import Settings
 from services.kvstore.store import BlockStore, StorePlan
@@ -23,7 +24,7 @@ _log = logs.get_logger(__name__)
 
 
 async def build(process: Process, settings: Settings) -> None:
-    """Wires memory, disk, RPCs and, where there is a Redis, records."""
+    """Wires memory, disk, RPCs and, where there is a Redis, what it tells there."""
     directory = None
     if settings.redis_url:
         directory = Directory(settings, process.worker_id, process.address, process.metrics_address)
@@ -41,6 +42,10 @@ async def build(process: Process, settings: Settings) -> None:
         tiers.disk = DiskTier(settings.disk, settings.disk_bytes, tiers.note_left_disk)
         process.add(tiers.disk)
         process.on_drain(tiers.spill)
+    if directory is not None:
+        facts = FactsService(tiers, directory)
+        add_facts = worker_pb2_grpc.add_WorkerServiceServicer_to_server
+        process.register(["baton.v1.WorkerService"], partial(add_facts, facts))
     service = KvStoreService(tiers, segment)
     process.on_stop(service.close)
     add = kvstore_pb2_grpc.add_KvStoreServiceServicer_to_server

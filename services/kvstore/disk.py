@@ -7,7 +7,7 @@ import fcntl
 import mmap
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,10 +114,9 @@ class DiskTier:
         block = self._blocks.get(key)
         return block if block is not None and block.placed.record.namespace == namespace else None
 
-    def held(self, key: BlockKey) -> Record | None:
-        """What is on disk under a key, in whatever namespace."""
-        block = self._blocks.get(key)
-        return block.placed.record if block is not None else None
+    def keys(self) -> Iterable[BlockKey]:
+        """Of all blocks on disk, in no order."""
+        return self._blocks.keys()
 
     async def start(self) -> None:
         """Takes the folder and what is whole in it. Raises BatonError if that can't be."""

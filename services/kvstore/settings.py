@@ -37,8 +37,6 @@ class Settings(ServiceSettings):
     """Most bytes in --disk."""
     disk_uses: Annotated[int, Field(ge=0, le=15)] = 2
     """A full disk takes blocks asked for so many times lately, no others: they would wear it."""
-    max_block_records: Annotated[int, Field(ge=0)] = 1_000_000
-    """Most block records in Redis, where there is one; about 200 bytes each there."""
 
     @property
     def weights(self) -> dict[str, float]:

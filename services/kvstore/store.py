@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import NewType, Protocol
@@ -73,9 +73,6 @@ class Observer(Protocol):
 
     def note_stored(self, key: BlockKey, block: StoredBlock) -> None:
         """A block has come in."""
-
-    def note_read(self, key: BlockKey, block: StoredBlock) -> None:
-        """A block was read."""
 
     def note_evicted(self, key: BlockKey, block: StoredBlock) -> None:
         """A block makes room; its bytes are still in place."""
@@ -172,6 +169,10 @@ class BlockStore:
         """The block if it is held, in whatever namespace."""
         return self._blocks.get(key)
 
+    def keys(self) -> Iterable[BlockKey]:
+        """Of all blocks held, in no order."""
+        return self._blocks.keys()
+
     def newest_first(self) -> list[BlockKey]:
         """The keys held, the most recently used first."""
         return self._queue.newest_first()
@@ -179,12 +180,6 @@ class BlockStore:
     def view(self, block: StoredBlock) -> memoryview:
         """The block's bytes in place; they stay while it is held."""
         return self.memory[block.offset : block.offset + block.offer.size_bytes]
-
-    def note_hit(self, key: BlockKey, block: StoredBlock) -> None:
-        """A held block was given out."""
-        self.stats.num_hits += 1
-        if self._observer is not None:
-            self._observer.note_read(key, block)
 
     def verify(self, key: BlockKey) -> bool:
         """Whether a held block still matches its checksum; one that doesn't is dropped."""

@@ -19,13 +19,10 @@ LOAD_BYTES = 64 << 20
 
 
 class Listener(Protocol):
-    """Who wants to know which tier holds a block. Called at once; must not raise."""
+    """Who wants to know which blocks are held. Called at once; must not raise."""
 
-    def note_held(self, key: BlockKey, tier: str, size_bytes: int, checksum: int) -> None:
-        """A block is in this tier now, the fastest that holds it."""
-
-    def note_read(self, key: BlockKey, tier: str, size_bytes: int, checksum: int) -> None:
-        """A block was read."""
+    def note_held(self, key: BlockKey) -> None:
+        """The first tier holds the block."""
 
     def note_gone(self, key: BlockKey) -> None:
         """No tier holds the block any more."""
@@ -66,6 +63,10 @@ class Tiers:
         if self.store.peek(key, namespace) is not None:
             return True
         return self.disk is not None and self.disk.find(key, namespace) is not None
+
+    def keys(self) -> list[BlockKey]:
+        """Of all blocks held; those that both tiers hold are there twice."""
+        return [*self.store.keys(), *(self.disk.keys() if self.disk is not None else ())]
 
     def note_uses(self, keys: Sequence[BlockKey]) -> None:
         """A reader asks for these blocks, held or not."""
@@ -125,13 +126,8 @@ class Tiers:
 
     def note_stored(self, key: BlockKey, block: StoredBlock) -> None:
         """See `Observer`."""
-        if self._listener is not None:
-            self._listener.note_held(key, "dram", block.offer.size_bytes, block.checksum)
-
-    def note_read(self, key: BlockKey, block: StoredBlock) -> None:
-        """See `Observer`."""
-        if self._listener is not None:
-            self._listener.note_read(key, "dram", block.offer.size_bytes, block.checksum)
+        if self._listener is not None and not self.holds_elsewhere(key):
+            self._listener.note_held(key)
 
     def note_evicted(self, key: BlockKey, block: StoredBlock) -> None:
         """See `Observer`. Writes the block to disk if there is room, or if it has earned some."""
@@ -145,13 +141,8 @@ class Tiers:
 
     def note_removed(self, key: BlockKey) -> None:
         """See `Observer`."""
-        if self._listener is None:
-            return
-        on_disk = self.disk.held(key) if self.disk is not None else None
-        if on_disk is None:
+        if self._listener is not None and not self.holds_elsewhere(key):
             self._listener.note_gone(key)
-        else:
-            self._listener.note_held(key, "disk", on_disk.size_bytes, on_disk.checksum)
 
     def holds_elsewhere(self, key: BlockKey) -> bool:
         """See `Observer`."""
@@ -175,7 +166,7 @@ class Tiers:
                 block = self.store.peek(key, wanted.namespace)
         if block is not None:
             self.store.touch(key, use, index)
-            self.store.note_hit(key, block)
+            self.store.stats.num_hits += 1
         return block
 
     def _load(

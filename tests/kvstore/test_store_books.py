@@ -21,9 +21,6 @@ class Recorder:
         assert key not in self.held
         self.held[key] = block.offer.size_bytes
 
-    def note_read(self, key: BlockKey, block: StoredBlock) -> None:
-        assert key in self.held
-
     def note_evicted(self, key: BlockKey, block: StoredBlock) -> None:
         assert key in self.held
 

@@ -31,6 +31,11 @@ def packed(numbers: Iterable[int]) -> bytes:
     return b"".join(key(number) for number in numbers)
 
 
+def run_of(chain: list[int], numbers: set[int]) -> int:
+    """How many leading blocks are among the numbers."""
+    return next((depth for depth, number in enumerate(chain) if number not in numbers), len(chain))
+
+
 class IndexMachine(RuleBasedStateMachine):
     """Does the same to the index and to the model."""
 
@@ -38,6 +43,7 @@ class IndexMachine(RuleBasedStateMachine):
         super().__init__()
         self.index = BlockIndex()
         self.model: dict[str, set[int]] = defaultdict(set)
+        self.stores: set[str] = set()
 
     @rule(worker=WORKERS, number=NUMBERS)
     def store(self, worker: str, number: int) -> None:
@@ -91,17 +97,24 @@ class IndexMachine(RuleBasedStateMachine):
         else:
             refill.abandon()
 
+    @rule(workers=st.sets(WORKERS, max_size=3))
+    def set_stores(self, workers: set[str]) -> None:
+        self.index.set_stores(workers)
+        self.stores = workers
+
     @rule(chain=CHAINS)
-    def match(self, chain: list[int]) -> None:
+    def walk(self, chain: list[int]) -> None:
         expected = {}
         for worker, numbers in self.model.items():
-            depth = 0
-            while depth < len(chain) and chain[depth] in numbers:
-                depth += 1
-            if depth:
+            depth = run_of(chain, numbers)
+            if depth and worker not in self.stores:
                 expected[worker] = depth
+        stored = set().union(*(self.model[worker] for worker in self.stores))
+        walk = self.index.walk([key(number) for number in chain])
 
-        assert self.index.match([key(number) for number in chain]) == expected
+        assert walk.matched == expected
+        assert walk.num_stored == run_of(chain, stored)
+        assert walk.has_begun == bool(expected or run_of(chain, stored))
 
     @rule(num_slots=st.integers(1, 500))
     def sweep(self, num_slots: int) -> None:
@@ -196,6 +209,11 @@ def test_a_long_chain_ends_for_each_worker_where_its_hole_is() -> None:
         index.store_all(worker, packed([n for n in range(1000) if n != hole]))
 
     assert index.match(chain) == {"a": 1, "b": 16, "c": 17, "d": 500, "e": 1000}
+    index.set_stores(["c", "e"])
+    assert index.match(chain) == {"a": 1, "b": 16, "d": 500}
+    assert index.walk(chain).num_stored == 1000
+    assert index.walk([*chain, key(5000)]).num_stored == 1000
+    index.set_stores([])
     assert index.match([*chain, key(5000)]) == {"a": 1, "b": 16, "c": 17, "d": 500, "e": 1000}
 
 

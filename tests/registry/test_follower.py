@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from baton.registry.announcer import Announcer
 from baton.registry.embedded import EmbeddedRedis
 from baton.registry.keys import Keys
+from baton.registry.watcher import Watcher
 from baton.request import Role
 
 
@@ -171,13 +172,58 @@ async def test_streams_are_bounded_and_a_slow_reader_starts_over(
     assert watcher.follower.num_gaps == 1
 
 
-async def test_a_kvstore_is_seen_and_not_asked_for_blocks(world: World) -> None:
+def stored(watcher: Watcher, numbers: range) -> int:
+    """Leading blocks of a chain that stores hold, as a gateway knows."""
+    return watcher.index.walk([block_key(number) for number in numbers]).num_stored
+
+
+async def test_what_several_stores_hold_counts_together_and_ends_with_the_one_that_is_lost(
+    world: World,
+) -> None:
     watcher = await world.watcher()
+    first, second = [await world.worker(name, role=Role.KVSTORE) for name in ("k0", "k1")]
+    worker = await world.worker("d0")
 
-    await world.worker("k0", role=Role.KVSTORE)
-    await eventually(lambda: "k0" in watcher.workers)
+    first.store(*range(100), *range(200, 300))
+    second.store(*range(100, 200))
+    worker.store(*range(50))
+    await eventually(lambda: stored(watcher, range(400)) == 300)
+    cached = watcher.index.match([block_key(number) for number in range(400)])
+    second.remove(170)
+    await eventually(lambda: stored(watcher, range(400)) == 170)
+    await second.announcer.stop()
+    await eventually(lambda: stored(watcher, range(400)) == 100)
 
-    assert watcher.follower._cursors == {}
+    assert cached == {"d0": 50}
+
+
+async def test_a_store_that_is_about_to_leave_does_not_count(world: World) -> None:
+    watcher = await world.watcher()
+    store = await world.worker("k0", role=Role.KVSTORE)
+    store.store(1, 2)
+    await eventually(lambda: stored(watcher, range(1, 5)) == 2)
+
+    store.announcer.update_record(is_draining=True)
+
+    await eventually(lambda: stored(watcher, range(1, 5)) == 0)
+
+
+async def test_a_store_with_a_new_epoch_is_asked_again_what_it_holds(world: World) -> None:
+    watcher = await world.watcher()
+    old = await world.worker("k0", role=Role.KVSTORE)
+    old.store(*range(10))
+    await eventually(lambda: stored(watcher, range(20)) == 10)
+    await old.crash()
+
+    world.refuse_snapshots = 1_000_000
+    young = await world.worker("k0", "e2", Role.KVSTORE)
+    young.cache.update(range(4))  # what its disk has kept: no event tells of it
+    world.refuse_snapshots = 0
+    await eventually(lambda: stored(watcher, range(20)) == 4)
+    young.store(4)
+
+    await eventually(lambda: stored(watcher, range(20)) == 5)
+    assert stored(watcher, range(5, 20)) == 0
 
 
 async def test_a_foreign_worker_is_seen_and_not_followed(world: World) -> None:

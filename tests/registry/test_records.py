@@ -7,11 +7,11 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from registry_world import block_key, make_record
+from registry_world import make_record
 
 from baton.blocks import KvLayout
 from baton.engine.types import StepLoad
-from baton.registry.records import BlockRecord, Fields, LoadRecord, WorkerRecord
+from baton.registry.records import Fields, LoadRecord, WorkerRecord
 from baton.request import Role
 
 TEXT = st.text(max_size=20).filter(lambda text: "\ud800" not in text)
@@ -93,10 +93,3 @@ def test_load_record_of_another_version_is_read_as_far_as_it_goes() -> None:
 def test_broken_load_record_is_a_value_error(raw: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         LoadRecord.from_json(raw)
-
-
-@given(st.integers(0, 2**64 - 1), st.integers(0, 2**40))
-def test_block_record_comes_back_as_it_was(checksum: int, size_bytes: int) -> None:
-    record = BlockRecord(block_key(5), "k0", "disk", size_bytes, checksum)
-
-    assert BlockRecord.from_fields(record.key, as_read(record.to_fields())) == record
