@@ -49,6 +49,11 @@ class HolderSets:
         for worker_id in self._stores:
             self._store_bits |= self.bit(worker_id)
 
+    @property
+    def num_stored(self) -> int:
+        """Blocks that stores hold; those in two of them count twice."""
+        return sum(self.num_blocks(worker_id) for worker_id in self._stores)
+
     def num_blocks(self, worker_id: str) -> int:
         """Blocks that a worker holds."""
         return self._sizes.get(self.bit(worker_id), 0)

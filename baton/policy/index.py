@@ -46,6 +46,11 @@ class BlockIndex:
         """Bytes of the table, touched ones only."""
         return self._table.num_bytes
 
+    @property
+    def num_stored(self) -> int:
+        """Blocks that stores hold; those in two of them count twice."""
+        return self._holders.num_stored
+
     def num_blocks(self, worker_id: str) -> int:
         """Blocks that a worker caches."""
         return self._holders.num_blocks(worker_id)

@@ -60,8 +60,8 @@ class Learned:
     with other sequences' prompts included; 0: nothing measured."""
     max_batch_tokens: int = 512
     max_sequences: int = 64
-    fetch: Road = COMMON_ROAD
-    """From kvstore to this worker."""
+    fetch: Road | None = None
+    """From kvstore to this worker; None: it uses none."""
     common: Road = COMMON_ROAD
     """From any prefill worker to this decode worker."""
     roads: Mapping[str, Road] = field(default_factory=lambda: MappingProxyType({}))
@@ -78,7 +78,7 @@ class Learned:
             "itl_us": round(self.itl_us, 1),
             "max_batch_tokens": self.max_batch_tokens,
             "max_sequences": self.max_sequences,
-            "fetch": self.fetch.to_values(),
+            "fetch": self.fetch.to_values() if self.fetch is not None else None,
             "common": self.common.to_values(),
             "roads": {name: road.to_values() for name, road in self.roads.items()},
         }
@@ -94,6 +94,10 @@ def _roads(values: object) -> dict[str, Road]:
     if not isinstance(values, Mapping):
         raise ValueError(f"roads are an object, not {values!r:.80}")
     return {str(name): Road.from_values(road) for name, road in values.items()}
+
+
+def _fetch(value: object) -> Road | None:
+    return None if value is None else Road.from_values(value)
 
 
 def _duration(value: object) -> float:
@@ -113,7 +117,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "itl_us": _duration,
     "max_batch_tokens": _size,
     "max_sequences": _size,
-    "fetch": Road.from_values,
+    "fetch": _fetch,
     "common": Road.from_values,
     "roads": _roads,
 }
@@ -149,7 +153,7 @@ class WorkerLearner:
         self._steps = StepLearner()
         self._waited_us = 0.0
         self._num_tokens = 0.0
-        self.fetch = COMMON_ROAD
+        self.fetch: Road | None = None
         self._common = RoadLearner()
         self._roads: dict[str, RoadLearner] = {}
 

@@ -80,12 +80,13 @@ class PromptCost:
         start = cached = state.num_cached_tokens(request)
         fetched, fetch_ms = 0, 0.0
         total_ms = state.prompt_ms(num_tokens - cached, cached)
-        if request.num_stored_blocks:
-            view = state.view
+        if request.num_stored_blocks and state.view.learned.fetch is not None:
+            view, road = state.view, state.view.learned.fetch
             stored = min(request.num_stored_blocks * view.block_size, num_tokens - 1)
             if stored > cached:
-                num_bytes = (stored - cached) // view.block_size * view.block_bytes
-                road_ms = view.learned.fetch.us(num_bytes) / 1e3
+                num_blocks = (stored - cached) // view.block_size
+                stored = cached + num_blocks * view.block_size
+                road_ms = road.us(num_blocks * view.block_bytes) / 1e3
                 less_ms = state.prompt_ms(num_tokens - stored, stored)
                 if road_ms + less_ms < total_ms:
                     start, fetched = stored, stored - cached

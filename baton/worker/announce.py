@@ -33,6 +33,8 @@ class Announcement:
     async def start(self) -> None:
         """Announces the worker: call it when it is ready."""
         if self._announcer is not None:
+            # Before its first step gateways should know as much as there is to know.
+            self._announcer.publish_load(partial(self._load, StepLoad()))
             await self._announcer.start()
 
     async def drain(self) -> None:

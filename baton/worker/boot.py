@@ -76,7 +76,8 @@ async def boot(process: Process, settings: WorkerSettings, role: Role) -> Worker
     record = make_record(me, engine, settings.engine, transports, process.metrics_address)
     announcement = Announcement(settings.redis_url, record, host, learning)
     fetcher = _serve(process, settings, host, me, announcement, segment)
-    learning.ask_fetch_road(lambda: fetcher.road)
+    if fetcher.is_on:
+        learning.ask_fetch_road(lambda: fetcher.road)
     return Worker(me, host, fetcher, learning, segment, transports)
 
 

@@ -86,6 +86,7 @@ class Fleet:
     async def start(self) -> None:
         """Begins to look for workers."""
         metrics.registry_staleness.set_function(lambda: self.directory.staleness_s)
+        metrics.stored_blocks.set_function(lambda: self.directory.index.num_stored)
         await self.directory.start()
 
     async def stop(self) -> None:

@@ -54,6 +54,7 @@ waiting = gauge("gateway_waiting_requests", "Held back now.", ("model", "tenant"
 registry_staleness = gauge(
     "gateway_registry_staleness_seconds", "Age of what is known from Redis about workers."
 )
+stored_blocks = gauge("gateway_stored_blocks", "Blocks that kvstores are known to hold.")
 decision_seconds = HotHistogram(
     "gateway_decision_seconds",
     "Choosing workers for a request: look-up of its blocks and weighing.",

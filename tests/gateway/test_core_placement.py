@@ -10,6 +10,7 @@ import pytest
 from baton.blocks import chain_keys, root_key
 from baton.errors import NoWorker
 from baton.policy import failures
+from baton.policy.learned import Learned, Road
 from baton.registry.records import LoadRecord
 from baton.request import FinishReason, PrefillMode, SequenceTimings
 from services.gateway import metrics, placement
@@ -62,6 +63,25 @@ async def test_of_a_worker_without_events_the_gateway_guesses_what_it_caches(wor
     assert world.directory.index.match(keys) == {"decode-1": len(keys)}
     world.directory.down("decode-1")
     assert world.directory.index.match(keys) == {}
+
+
+async def test_what_stores_hold_together_is_fetched_where_there_is_a_road_to_them(world):
+    workers = [await world.add(f"decode-{index}") for index in range(2)]
+    world.directory.loads["decode-1"] = LoadRecord(learned=Learned(fetch=Road(10.0, 1e6)))
+    prompt = LONG * 3
+    keys, index = keys_of(world, prompt), world.directory.index
+    index.set_stores(["kvstore-0", "kvstore-1"])
+    for at, key in enumerate(keys):
+        index.store(f"kvstore-{at % 2}", key)
+
+    task = world.start(prompt)
+    await workers[1].submitted()
+    await finish(task, workers[1])
+
+    story = world.placer.decisions.find("request-1")
+    chosen = story.placed[0].decision.chosen
+    assert chosen.num_fetched_tokens == len(keys) * LAYOUT.block_size
+    assert chosen.num_fetched_tokens + chosen.num_computed_tokens == len(world.ids(prompt))
 
 
 async def test_only_the_tenants_own_cache_counts(world):

@@ -114,6 +114,7 @@ class IndexMachine(RuleBasedStateMachine):
 
         assert walk.matched == expected
         assert walk.num_stored == run_of(chain, stored)
+        assert self.index.num_stored == sum(len(self.model[worker]) for worker in self.stores)
         assert walk.has_begun == bool(expected or run_of(chain, stored))
 
     @rule(num_slots=st.integers(1, 500))

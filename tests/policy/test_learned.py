@@ -72,6 +72,7 @@ def test_it_comes_back_as_it_was_written(
 ) -> None:
     learner = WorkerLearner(max_batch_tokens=size)
     learner.observe_step(100, 3, 200, 1234)
+    learner.fetch = Road(20.0, 3.0) if size % 2 else None
     for handoff in handoffs:
         learner.observe_handoff(*handoff)
 

@@ -165,6 +165,7 @@ def test_blocks_in_kvstore_are_fetched_where_that_is_quicker() -> None:
     assert fetched.chosen is not None
     assert (fetched.chosen.num_fetched_tokens, fetched.chosen.num_computed_tokens) == (3200, 800)
     assert computed.num_uncached_tokens == 4000
+    assert route(request, decode("a")).num_uncached_tokens == 4000  # it uses no kvstore
 
 
 def test_a_peers_cache_is_a_source() -> None:

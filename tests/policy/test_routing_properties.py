@@ -48,6 +48,7 @@ LEARNED = st.builds(
     itl_us=st.floats(0, 1e6),
     max_batch_tokens=st.integers(1, 8192),
     max_sequences=st.integers(1, 256),
+    fetch=st.none() | st.builds(Road, st.floats(0, 1e6), st.floats(1e-3, 1e5)),
     common=st.builds(Road, st.floats(0, 1e6), st.floats(1e-3, 1e5)),
 )
 
