@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from dataclasses import dataclass
 
 from baton.blocks import BlockKey
@@ -31,10 +30,10 @@ class LeafQueue:
 
     def __init__(self) -> None:
         self._nodes: dict[BlockKey, _Node] = {}
-        self._num_children: Counter[BlockKey] = Counter()
+        self._num_children: dict[BlockKey, int] = {}
         # Every rank a block had while it could go; only the present one counts.
         self._heaps: dict[str, list[tuple[Rank, BlockKey]]] = {}
-        self._num_owned: Counter[str] = Counter()
+        self._num_owned: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -46,9 +45,9 @@ class LeafQueue:
         """Takes in a block that is not held yet."""
         parent = None if parent == key else parent
         self._nodes[key] = _Node(parent, owner, rank)
-        self._num_owned[owner] += 1
+        self._num_owned[owner] = self._num_owned.get(owner, 0) + 1
         if parent is not None:
-            self._num_children[parent] += 1
+            self._num_children[parent] = self._num_children.get(parent, 0) + 1
         self._offer(key)
 
     def touch(self, key: BlockKey, rank: Rank) -> None:
@@ -74,15 +73,19 @@ class LeafQueue:
     def remove(self, key: BlockKey) -> None:
         """Forgets a held block, leaf or not."""
         node = self._nodes.pop(key)
-        self._num_owned[node.owner] -= 1
-        if not self._num_owned[node.owner]:
+        left = self._num_owned[node.owner] - 1
+        if left:
+            self._num_owned[node.owner] = left
+        else:
             del self._num_owned[node.owner]
             self._heaps.pop(node.owner, None)
         parent = node.parent
         if parent is None:
             return
-        self._num_children[parent] -= 1
-        if not self._num_children[parent]:
+        num_left = self._num_children[parent] - 1
+        if num_left:
+            self._num_children[parent] = num_left
+        else:
             del self._num_children[parent]
             if parent in self._nodes:
                 self._offer(parent)
@@ -95,9 +98,12 @@ class LeafQueue:
         heap = self._heaps.get(owner, [])
         aside = None
         found = None
+        nodes, children = self._nodes, self._num_children
         while heap:
             rank, key = heap[0]
-            if not self._may_go(rank, key):
+            node = nodes.get(key)
+            # As `_may_go`, without the call.
+            if node is None or node.rank != rank or node.num_pins or key in children:
                 heapq.heappop(heap)
             elif key == protected:
                 aside = heapq.heappop(heap)
@@ -122,7 +128,9 @@ class LeafQueue:
         node = self._nodes[key]
         if node.num_pins or key in self._num_children:
             return
-        heap = self._heaps.setdefault(node.owner, [])
+        heap = self._heaps.get(node.owner)
+        if heap is None:
+            heap = self._heaps[node.owner] = []
         heapq.heappush(heap, (node.rank, key))
         # Old ranks may not outgrow the blocks themselves.
         if len(heap) > 4 * self._num_owned[node.owner] + 64:

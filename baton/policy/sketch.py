@@ -33,22 +33,32 @@ class FrequencySketch:
 
     def add(self, key: BlockKey) -> None:
         """Counts one use."""
+        # Written out, here and in `estimate`: loops take three times as long.
         counts = self._counts
-        places = self._places(key)
-        least = min(counts[place] for place in places)
+        a, b, c, d = self._places(key)
+        w, x, y, z = counts[a], counts[b], counts[c], counts[d]
+        least = min(w, x, y, z)
         if least < MAX_COUNT:
             # Only the lowest counters grow: the others are too high already.
-            for place in places:
-                if counts[place] == least:
-                    counts[place] = least + 1
+            more = least + 1
+            if w == least:
+                counts[a] = more
+            if x == least:
+                counts[b] = more
+            if y == least:
+                counts[c] = more
+            if z == least:
+                counts[d] = more
         self._num_added += 1
         if self._num_added >= self.period:
-            self._counts = bytearray(counts.translate(_HALVED))
+            self._counts = counts.translate(_HALVED)
             self._num_added //= 2
 
     def estimate(self, key: BlockKey) -> int:
         """Uses lately, 0 to MAX_COUNT."""
-        return min(self._counts[place] for place in self._places(key))
+        counts = self._counts
+        a, b, c, d = self._places(key)
+        return min(counts[a], counts[b], counts[c], counts[d])
 
     def _places(self, key: BlockKey) -> tuple[int, int, int, int]:
         a, b, c, d = _ROWS.unpack(key)

@@ -42,6 +42,7 @@ class Arena:
         self._taken = bytearray(self._num_slabs)
         self._owners: dict[int, _SizeClass] = {}
         self._classes: dict[int, _SizeClass] = {}
+        """By size of block, and by size of slot."""
 
     def fits(self, num_bytes: int) -> bool:
         """Whether a block of this size would fit into the empty arena."""
@@ -62,7 +63,9 @@ class Arena:
         """Gives a slot back."""
         sizes = self._class(num_bytes)
         first = self._first_slab(offset, sizes)
-        offsets = sizes.free.setdefault(first, [])
+        offsets = sizes.free.get(first)
+        if offsets is None:
+            offsets = sizes.free[first] = []
         offsets.append(offset)
         if len(offsets) == sizes.slots_per_slab:
             del sizes.free[first]
@@ -70,6 +73,9 @@ class Arena:
             self._taken[first : first + sizes.run_len] = bytes(sizes.run_len)
 
     def _class(self, num_bytes: int) -> _SizeClass:
+        known = self._classes.get(num_bytes)
+        if known is not None:
+            return known
         slot = -(-num_bytes // SLOT_ALIGNMENT) * SLOT_ALIGNMENT
         found = self._classes.get(slot)
         if found is None:
@@ -79,6 +85,7 @@ class Arena:
             run_len = next(run for run in runs if self._num_slots(run, slot) >= enough)
             per_slab = run_len * self._slab_bytes // slot
             found = self._classes[slot] = _SizeClass(slot, run_len, per_slab)
+        self._classes[num_bytes] = found
         return found
 
     def _num_slots(self, run_len: int, slot: int) -> int:

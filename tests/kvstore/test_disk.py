@@ -71,8 +71,9 @@ async def test_a_stopped_tier_comes_back_whole(tmp_path: Path) -> None:
     async with opened(tmp_path) as disk:
         assert disk.stats.num_recovered == 30
         assert await read(disk, 7) == data_of(7, 100_000)
-        held = disk.held(key_of(7))
-    assert held == record_of(7, 100_000)
+        held = disk.find(key_of(7), "ns")
+    assert held is not None
+    assert held.placed.record == record_of(7, 100_000)
 
 
 async def test_the_budget_holds_and_what_was_read_goes_round_again(tmp_path: Path) -> None:
