@@ -39,7 +39,9 @@ async def build(process: Process, settings: Settings) -> None:
     if segment is not None:
         process.on_stop(segment.remove)
     if settings.disk is not None:
-        tiers.disk = DiskTier(settings.disk, settings.disk_bytes, tiers.note_left_disk)
+        tiers.disk = DiskTier(
+            settings.disk, settings.disk_bytes, tiers.note_left_disk, settings.weights
+        )
         process.add(tiers.disk)
         process.on_drain(tiers.spill)
     if directory is not None:

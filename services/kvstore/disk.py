@@ -7,7 +7,7 @@ import fcntl
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 from baton.blocks import BlockKey, checksum
 from baton.errors import BatonError
 from baton.rpc import logs
+from services.kvstore.books import DiskBlock, DiskBooks
 from services.kvstore.records import SEAL_BYTES, Placed, Record
 from services.kvstore.segments import SUFFIX, OpenSegment, SegmentFile
 
@@ -32,16 +33,6 @@ _log = logs.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class DiskBlock:
-    """A block on disk. Mutable: uses are marked on the hot path."""
-
-    placed: Placed
-    segment: SegmentFile | OpenSegment
-    is_used: bool = False
-    """Read since it was written: it survives its segment."""
-
-
-@dataclass(slots=True)
 class DiskStats:
     """Counts since the start."""
 
@@ -51,7 +42,7 @@ class DiskStats:
     """Of blocks, those written again included: what wears the disk."""
     num_evicted: int = 0
     num_kept: int = 0
-    """Blocks written again because they had been used when their segment was reclaimed."""
+    """Blocks written again when their segment was reclaimed: used ones, and protected ones."""
     num_refused: int = 0
     """Blocks not written: too large, or the disk was behind."""
     num_unwanted: int = 0
@@ -65,21 +56,28 @@ class DiskTier:
     """Blocks in segment files of a folder of its own, `capacity_bytes` in all.
 
     `append` copies a block into the segment that is being filled and returns; a thread writes it.
-    When room for a new segment is short the oldest one is reclaimed: blocks that were read since go
-    round again, the others are gone. A segment that is not sealed at a start was being written when
-    the process died: its whole records are kept. Bytes are verified whenever they are read.
+    When room for a new segment is short one is reclaimed, the oldest of those that hold much of the
+    tenant that must give (`DiskBooks.choose`). Blocks that were read since they were written, and
+    those of tenants within their shares, go round again; the others are gone. A segment that is not
+    sealed at a start was being written when the process died: its whole records are kept. Bytes are
+    verified whenever they are read.
     """
 
     def __init__(
-        self, folder: Path, capacity_bytes: int, on_removed: Callable[[BlockKey], None]
+        self,
+        folder: Path,
+        capacity_bytes: int,
+        on_removed: Callable[[BlockKey], None],
+        weights: Mapping[str, float] | None = None,
     ) -> None:
+        """`weights`: of tenants, 1 for the others."""
         self.capacity_bytes = capacity_bytes
         self.stats = DiskStats()
         self._folder = folder
         self._on_removed = on_removed
         part = capacity_bytes // 32 // mmap.PAGESIZE * mmap.PAGESIZE
         self._segment_bytes = max(MIN_SEGMENT_BYTES, min(MAX_SEGMENT_BYTES, part))
-        self._blocks: dict[BlockKey, DiskBlock] = {}
+        self.books = DiskBooks(capacity_bytes, weights or {})
         self._sealed: list[tuple[SegmentFile, list[Placed]]] = []
         """Oldest first."""
         self._open: OpenSegment | None = None
@@ -93,10 +91,10 @@ class DiskTier:
         self._has_failed = False
 
     def __len__(self) -> int:
-        return len(self._blocks)
+        return len(self.books)
 
     def __contains__(self, key: BlockKey) -> bool:
-        return key in self._blocks
+        return key in self.books
 
     @property
     def used_bytes(self) -> int:
@@ -111,12 +109,12 @@ class DiskTier:
 
     def find(self, key: BlockKey, namespace: str) -> DiskBlock | None:
         """A block of this namespace."""
-        block = self._blocks.get(key)
+        block = self.books.get(key)
         return block if block is not None and block.placed.record.namespace == namespace else None
 
     def keys(self) -> Iterable[BlockKey]:
         """Of all blocks on disk, in no order."""
-        return self._blocks.keys()
+        return self.books.keys()
 
     async def start(self) -> None:
         """Takes the folder and what is whole in it. Raises BatonError if that can't be."""
@@ -127,11 +125,11 @@ class DiskTier:
             raise BatonError(f"disk tier {self._folder}: {error.strerror or error}") from error
         num_buffers = max(2, BUFFER_BYTES // self._segment_bytes)
         self._buffers = [mmap.mmap(-1, self._segment_bytes) for _ in range(num_buffers)]
-        self.stats.num_recovered = len(self._blocks)
+        self.stats.num_recovered = len(self.books)
         self.stats.recovery_s = time.monotonic() - began
         _log.info(
             "disk tier recovered",
-            blocks=len(self._blocks),
+            blocks=len(self.books),
             bytes=self.used_bytes,
             seconds=round(self.stats.recovery_s, 3),
         )
@@ -152,7 +150,7 @@ class DiskTier:
 
     def append(self, record: Record, data: memoryview) -> bool:
         """Takes a block in, if there is room for it now; `data` is copied."""
-        if record.key in self._blocks:
+        if record.key in self.books:
             return True
         is_new = self._append(record, data)
         if is_new:
@@ -177,7 +175,7 @@ class DiskTier:
         if is_right:
             block.is_used = True
             self.stats.num_hits += 1
-        elif self._blocks.get(record.key) is block:
+        elif self.books.get(record.key) is block:
             self.stats.num_corrupt += 1
             self._drop(record.key)
         return is_right
@@ -200,22 +198,22 @@ class DiskTier:
             return False
         if self._open is not None and not self._open.has_room(record):
             self._seal()
-        if self._open is None and not self._begin_segment():
+        if self._open is None and not self._begin_segment(record):
             return False
         assert self._open is not None
         if not self._open.has_room(record):
             return False
         placed = self._open.append(record, data)
-        self._blocks[record.key] = DiskBlock(placed, self._open)
+        self.books.hold(DiskBlock(placed, self._open))
         self.stats.written_bytes += record.size_bytes
         if self._open.end - self._open.written >= WRITE_STEP_BYTES:
             self._write_out(self._open)
         return True
 
-    def _begin_segment(self) -> bool:
+    def _begin_segment(self, record: Record) -> bool:
         """Opens a segment if there is room on disk and a buffer that is not being written."""
         if not self.has_free_segment:
-            self._reclaim()
+            self._reclaim(record)
             return False
         if not self._buffers:
             return False
@@ -228,7 +226,7 @@ class DiskTier:
         self._open = OpenSegment(file, self._buffers.pop())
         # In good time: when this one is full the next should have its room.
         if not self.has_free_segment:
-            self._reclaim()
+            self._reclaim(record)
         return True
 
     def _seal(self) -> None:
@@ -247,7 +245,7 @@ class DiskTier:
     def _close_segment(self, segment: OpenSegment) -> None:
         """All is in the file: from here on it is read from there."""
         for placed in segment.placed:
-            block = self._blocks.get(placed.record.key)
+            block = self.books.get(placed.record.key)
             if block is not None and block.segment is segment:
                 block.segment = segment.file
         self._buffers.append(segment.buffer)
@@ -276,58 +274,64 @@ class DiskTier:
             _log.error("disk tier writes no more", reason=str(error), folder=str(self._folder))
         self._has_failed = True
 
-    def _reclaim(self) -> None:
+    def _reclaim(self, wanting: Record) -> None:
         if self._reclaiming is None or self._reclaiming.done():
-            self._reclaiming = asyncio.create_task(self._reclaim_until_free())
+            self._reclaiming = asyncio.create_task(self._reclaim_until_free(wanting))
 
-    async def _reclaim_until_free(self) -> None:
+    async def _reclaim_until_free(self, wanting: Record) -> None:
         while self._sealed and not self.has_free_segment:
-            await self._reclaim_oldest()
+            await self._reclaim_one(wanting)
 
-    async def _reclaim_oldest(self) -> None:
-        """Makes room for a segment; used blocks of the oldest are written again."""
+    async def _reclaim_one(self, wanting: Record) -> None:
+        """Makes room for a segment; some blocks of the one that goes are written again."""
         if self._writes:
             await asyncio.wait(set(self._writes))  # it may itself be on its way yet
-        file, placed = self._sealed[0]
-        used = [
+        ids = [file.segment_id for file, _ in self._sealed]
+        chosen = self.books.choose(ids, wanting.tenant, wanting.size_bytes)
+        file, placed = self._sealed[chosen.index]
+        held = [
             block
             for each in placed
-            if (block := self._blocks.get(each.record.key)) is not None
-            and block.segment is file
-            and block.is_used
+            if (block := self.books.get(each.record.key)) is not None and block.segment is file
         ]
-        kept = await self._read_used(file, used)
-        self._sealed.pop(0)
+        is_safe = [block.placed.record.tenant in chosen.protected for block in held]
+        first = [block for block, safe in zip(held, is_safe, strict=True) if safe]
+        then = [b for b, safe in zip(held, is_safe, strict=True) if not safe and b.is_used]
+        kept = await self._read_some(file, first + then)
+        del self._sealed[chosen.index]
         file.path.unlink(missing_ok=True)
         for each in placed:
-            block = self._blocks.get(each.record.key)
-            if block is not None and self._is_in(block, file):
+            block = self.books.get(each.record.key)
+            if block is not None and block.file is file:
                 if each.record.key not in kept:
                     self.stats.num_evicted += 1
                     self._drop(each.record.key)
                     continue
-                del self._blocks[each.record.key]
+                self.books.forget(each.record.key)
+        await self._write_again(kept)
+
+    async def _write_again(self, kept: Mapping[BlockKey, tuple[Record, bytearray]]) -> None:
         for key, (record, data) in kept.items():
-            if key in self._blocks:
+            if key in self.books:
                 continue
             is_kept = self._append(record, memoryview(data))
             if not is_kept and self._writes:
                 # No buffer was free; one is when a write has ended.
                 await asyncio.wait(set(self._writes))
-                is_kept = key in self._blocks or self._append(record, memoryview(data))
+                is_kept = key in self.books or self._append(record, memoryview(data))
             if is_kept:
                 self.stats.num_kept += 1
             else:
                 self.stats.num_evicted += 1
                 self._on_removed(key)
 
-    async def _read_used(
-        self, file: SegmentFile, used: list[DiskBlock]
+    async def _read_some(
+        self, file: SegmentFile, blocks: list[DiskBlock]
     ) -> dict[BlockKey, tuple[Record, bytearray]]:
         kept: dict[BlockKey, tuple[Record, bytearray]] = {}
         room = int(self._segment_bytes * MAX_KEPT_SHARE)
         loop = asyncio.get_running_loop()
-        for block in used:
+        for block in blocks:
             record = block.placed.record
             room -= record.size_bytes
             if room < 0:
@@ -338,13 +342,8 @@ class DiskTier:
                 kept[record.key] = (record, data)
         return kept
 
-    @staticmethod
-    def _is_in(block: DiskBlock, file: SegmentFile) -> bool:
-        segment = block.segment
-        return segment is file or (isinstance(segment, OpenSegment) and segment.file is file)
-
     def _drop(self, key: BlockKey) -> None:
-        del self._blocks[key]
+        self.books.forget(key)
         self._on_removed(key)
 
     def _recover(self) -> None:
@@ -360,9 +359,9 @@ class DiskTier:
         while self._sealed and self.used_bytes > self.capacity_bytes:
             file, placed = self._sealed.pop(0)
             for each in placed:
-                block = self._blocks.get(each.record.key)
+                block = self.books.get(each.record.key)
                 if block is not None and block.segment is file:
-                    del self._blocks[each.record.key]
+                    self.books.forget(each.record.key)
             file.path.unlink(missing_ok=True)
 
     def _recover_segment(self, path: Path) -> None:
@@ -380,7 +379,7 @@ class DiskTier:
             return
         self._sealed.append((file, placed))
         for each in placed:
-            self._blocks[each.record.key] = DiskBlock(each, file)
+            self.books.hold(DiskBlock(each, file))
 
 
 def _index_bytes(placed: list[Placed]) -> int:

@@ -28,7 +28,7 @@ class Settings(ServiceSettings):
     admission: bool = True
     """Refuse blocks that are asked for less often than those they would replace."""
     tenant_weights: Words = ()
-    """Weights of tenants for their shares of memory, such as big=4,small=1; 1 for all others."""
+    """Weights of tenants for their shares of memory and disk, such as big=4,small=1; 1: others."""
     disk: Path | None = None
     """Folder for blocks that leave memory, of this kvstore alone; none: they are gone."""
     disk_bytes: Annotated[ByteSize, Field(ge=4 << 20)] = Field(

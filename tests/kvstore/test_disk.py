@@ -20,11 +20,12 @@ from services.kvstore.records import Record, decode_header, encode_header
 from services.kvstore.segments import SegmentFile
 
 MIB = 1 << 20
+NAMES = ("first", "second")
 
 
-def record_of(number: int, size: int) -> Record:
+def record_of(number: int, size: int, tenant: str = "acme") -> Record:
     parent = key_of(number - 1) if number % 3 else None
-    return Record(key_of(number), "ns", size, checksum(data_of(number, size)), parent, "acme")
+    return Record(key_of(number), "ns", size, checksum(data_of(number, size)), parent, tenant)
 
 
 @asynccontextmanager
@@ -47,9 +48,10 @@ async def read(disk: DiskTier, number: int) -> bytes | None:
     return bytes(target) if await disk.read(block, memoryview(target)) else None
 
 
-async def fill(disk: DiskTier, numbers: range, size: int) -> None:
+async def fill(disk: DiskTier, numbers: range, size: int, tenant: str = "acme") -> None:
     for number in numbers:
-        while not disk.append(record_of(number, size), memoryview(data_of(number, size))):
+        record = record_of(number, size, tenant)
+        while not disk.append(record, memoryview(data_of(number, size))):
             await disk.settled()
 
 
@@ -93,6 +95,38 @@ async def test_the_budget_holds_and_what_was_read_goes_round_again(tmp_path: Pat
         assert await read(disk, 3) is None
         assert key_of(3) in gone
         assert disk.stats.num_kept >= 2
+
+
+async def test_a_tenant_that_floods_the_disk_pays_with_its_own_blocks(tmp_path: Path) -> None:
+    async with opened(tmp_path) as disk:
+        await fill(disk, range(30), 100_000, "quiet")  # 3 of the 4 MiB of its share
+
+        await fill(disk, range(100, 500), 100_000, "loud")
+        await disk.settled()
+
+        assert [number for number in range(30) if key_of(number) not in disk] == []
+        assert await read(disk, 7) == data_of(7, 100_000)
+        assert disk.books.tenant_bytes("quiet") == 3_000_000
+        assert all(key_of(number) in disk for number in range(480, 500))
+        assert disk.used_bytes <= disk.capacity_bytes
+
+
+async def test_a_tenant_takes_its_share_of_the_disk_from_who_has_more(tmp_path: Path) -> None:
+    async with opened(tmp_path) as disk:
+        await fill(disk, range(75), 100_000, "first")
+
+        await fill(disk, range(100, 400), 100_000, "second")
+        await disk.settled()
+        held = {name: disk.books.tenant_bytes(name) / disk.capacity_bytes for name in NAMES}
+        recovered = DiskTier(tmp_path, disk.capacity_bytes, lambda _: None)
+        await disk.stop()
+        await recovered.start()
+        found = {name: recovered.books.tenant_bytes(name) for name in NAMES}
+        await recovered.stop()
+
+    assert 0.35 <= held["first"] <= 0.6
+    assert 0.35 <= held["second"] <= 0.6
+    assert found == {name: share * disk.capacity_bytes for name, share in held.items()}
 
 
 async def test_flipped_bits_are_never_served_and_the_block_is_gone(tmp_path: Path) -> None:
