@@ -125,7 +125,7 @@ class DecodeCost:
     """Share of the worker's streams that miss their target without it."""
     num_missing_tokens: int
     num_missing_bytes: int
-    """Of blocks that it lacks: what a hand-off would move."""
+    """Of blocks that it neither caches nor fetches: what a hand-off would move."""
     remote_rest_ms: float = 0.0
     """What a hand-off costs besides the TTFT, from whichever prefill worker."""
 
@@ -147,7 +147,7 @@ class DecodeCost:
         ):
             # One of those that run ends, on average, every so many steps.
             room_ms = (view.num_waiting + 1) * aims.output_tokens * itl / max(1, view.num_running)
-        num_missing = request.num_tokens - prompt.num_cached_tokens
+        num_missing = prompt.num_computed_tokens
         cost = cls(
             state,
             prompt,
@@ -173,22 +173,26 @@ def weigh(
     `prefill` is None where the decode worker computes the prompt.
     """
     state = decode.state
+    fetch_ms = decode.prompt.fetch_ms
     handoff_ms = join_ms = stall_ms = failure_ms = 0.0
     if prefill is None:
         prompt = decode.prompt
         stall_ms = _stall_ms(decode)
     else:
         prompt = prefill
+        # The decode worker fetches first, then opens the hand-off of what it still lacks.
+        fetch_ms += prefill.fetch_ms
         handoff_ms = _handoff_ms(decode, prefill)
         join_ms = decode.join_ms
         failure_ms = prefill.state.view.failure_ms
-    ttft_ms = decode.room_ms + prompt.ready_ms + handoff_ms + join_ms
+    ttft_ms = decode.room_ms + prompt.queue_ms + fetch_ms + prompt.compute_ms
+    ttft_ms += handoff_ms + join_ms
     itl_ms = decode.itl_ms + stall_ms / aims.output_tokens
     late_ms = max(0.0, ttft_ms - MISS_TO * aims.ttft_ms)
     terms = (
         decode.room_ms,
         prompt.queue_ms,
-        prompt.fetch_ms,
+        fetch_ms,
         prompt.compute_ms,
         handoff_ms,
         join_ms,
@@ -219,7 +223,8 @@ def local_cost(decode: DecodeCost, aims: Aims, config: RoutingConfig) -> tuple[f
 def remote_cost(decode: DecodeCost, prefill: PromptCost, aims: Aims) -> tuple[float, float]:
     """(cost, TTFT) as `weigh` has them for a prefill worker, in a third of the time."""
     handoff_ms = _handoff_ms(decode, prefill)
-    ttft_ms = decode.room_ms + decode.join_ms + prefill.ready_ms + handoff_ms
+    ttft_ms = decode.room_ms + decode.prompt.fetch_ms + decode.join_ms
+    ttft_ms += prefill.ready_ms + handoff_ms
     rest_ms = decode.remote_rest_ms + prefill.state.view.failure_ms
     return _with_miss_ms(ttft_ms, aims) + rest_ms, ttft_ms
 
