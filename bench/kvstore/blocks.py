@@ -25,6 +25,7 @@ from bench.report import Table
 
 SIZES = (8 << 10, 64 << 10, 512 << 10, 2 << 20)
 BATCH_BYTES = 32 << 20
+WARM_BYTES = 2 << 20
 PATIENT = Timeouts(find_s=30.0, put_s=60.0, get_s=60.0, stall_s=30.0)
 
 
@@ -68,14 +69,16 @@ def fresh_keys(count: int) -> list[BlockKey]:
     ]
 
 
-async def measure_blocks(run: Run) -> list[Table]:
+async def measure_blocks(
+    run: Run, sizes: Sequence[int] = SIZES, batch_bytes: int = BATCH_BYTES
+) -> list[Table]:
     """Medians of several rounds; each path runs in each round, in turn."""
     rounds = run.size(7, 1)
-    run.steps.begin("bytes", len(SIZES))
+    run.steps.begin("bytes", len(sizes))
     rows: list[tuple[str | int | float | None, ...]] = []
-    segment = SharedSegment.create(BATCH_BYTES)
-    segment.buffer[:] = os.urandom(BATCH_BYTES)
-    target = memoryview(bytearray(BATCH_BYTES))
+    segment = SharedSegment.create(batch_bytes)
+    segment.buffer[:] = os.urandom(batch_bytes)
+    target = memoryview(bytearray(batch_bytes))
     # Small enough that its pages have all been written before the first blocks are measured.
     flags = ("--capacity-bytes", "256MiB", "--no-admission")
     try:
@@ -85,7 +88,7 @@ async def measure_blocks(run: Run) -> list[Table]:
             stream = KvStoreClient([store.address], timeouts=PATIENT, share_memory=False)
             async with Redis.from_url(server.url) as redis:
                 await _warm_up(memory, segment, target)
-                for size in SIZES:
+                for size in sizes:
                     run.steps.next(f"{size >> 10} KB")
                     clients = {"memory": memory, "staged": staged, "stream": stream}
                     rows.append(await _measure_size(size, rounds, segment, target, clients, redis))
@@ -106,7 +109,7 @@ async def measure_blocks(run: Run) -> list[Table]:
         "get Redis",
     )
     notes = (
-        f"GB/s of batches of {BATCH_BYTES >> 20} MB, medians of {rounds} rounds, all ways in turn.",
+        f"GB/s of batches of {batch_bytes >> 20} MB, medians of {rounds} rounds, all ways in turn.",
         "memcpy: the same blocks copied one by one in this process. A put is checksummed here, "
         "copied and verified in the store; a get is verified and copied here.",
         "memory: blocks lie in shared memory, as on a CPU; staged: copied there first, as from a "
@@ -117,8 +120,10 @@ async def measure_blocks(run: Run) -> list[Table]:
 
 
 async def _warm_up(client: KvStoreClient, segment: SharedSegment, target: memoryview) -> None:
+    num_bytes = len(target)
     for _ in range(9):
-        await _put(client, Batch(segment, target, 2 << 20, fresh_keys(BATCH_BYTES >> 21)), "warm")
+        keys = fresh_keys(num_bytes // WARM_BYTES)
+        await _put(client, Batch(segment, target, WARM_BYTES, keys), "warm")
 
 
 async def _measure_size(
@@ -129,7 +134,7 @@ async def _measure_size(
     clients: dict[str, KvStoreClient],
     redis: Redis,
 ) -> tuple[float | int, ...]:
-    count = BATCH_BYTES // size
+    count = len(target) // size
     times: dict[str, list[float]] = {}
     for _ in range(rounds):
         batch = Batch(segment, target, size, fresh_keys(count))
@@ -158,7 +163,7 @@ async def _measure_size(
     )
     order += ("get memory", "get stream", "get Redis")
     medians = (sorted(times[name])[len(times[name]) // 2] for name in order)
-    return (size >> 10, *(BATCH_BYTES / 1e9 / median for median in medians))
+    return (size >> 10, *(len(target) / 1e9 / median for median in medians))
 
 
 async def _time(

@@ -56,7 +56,7 @@ async def measure_recovery(run: Run, disk_bytes: int, folder: Path | None) -> li
 
 
 async def _measure(run: Run, disk_bytes: int, folder: Path) -> list[Table]:
-    memory = ("--capacity-bytes", "256MiB", "--no-admission")
+    memory = ("--capacity-bytes", run.size("256MiB", "64MiB"), "--no-admission")
     flags = (*memory, "--disk", str(folder), "--disk-bytes", str(disk_bytes))
     run.steps.next(f"filling {disk_bytes / 1e9:.1f} GB")
     began = time.monotonic()
