@@ -21,7 +21,10 @@ class GuideChecks:
         self._shelf = Shelf(lambda guide: _verdict(compiler.compile(guide)), NUM_KEPT)
 
     async def fault(self, guide: Guide) -> str:
-        """Why a guide is refused, behind the name of its field; empty: it is fine."""
+        """Why a guide is refused, behind the name of its field; empty: it is fine.
+
+        Raises `Overloaded` where too many new guides wait to be compiled.
+        """
         num_bytes = len(guide.source.encode("utf-8", "surrogatepass"))
         if num_bytes > MAX_SOURCE_BYTES:
             return f"has {num_bytes:,} bytes; at most {MAX_SOURCE_BYTES:,} are allowed"

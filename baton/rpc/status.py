@@ -1,4 +1,8 @@
-"""Errors of the table as gRPC statuses; reason, field and retry delay are trailing metadata."""
+"""Errors of the table as gRPC statuses; reason, field and retry delay are trailing metadata.
+
+A retry delay is there twice: as a number, and as `google.rpc.RetryInfo`, which gRPC clients and
+meshes of others read.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,9 @@ from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status as RichStatus
 
 from baton import errors
 from baton.errors import BatonError
@@ -16,6 +23,9 @@ from baton.rpc.handlers import Context, Handler, around
 REASON = "baton-reason"
 FIELD = "baton-field"
 RETRY_AFTER_MS = "retry-after-ms"
+RICH_STATUS = "grpc-status-details-bin"
+MAX_RICH_BYTES = 512
+"""Of a message that goes twice: clients want it in both places alike, in 8 KB of trailers."""
 MAX_DETAILS_BYTES = 2048
 """Of a message. Receivers take 8 KB of trailers; each byte of other than ASCII becomes three."""
 MAX_FIELD_LEN = 128
@@ -41,8 +51,20 @@ async def abort(context: Context, error: BatonError) -> NoReturn:
         metadata.append((FIELD, _fit_for_header(error.field)))
     if error.retry_after_s is not None:
         metadata.append((RETRY_AFTER_MS, str(round(error.retry_after_s * 1000))))
+        metadata += _rich_status(error, error.retry_after_s)
     code = _CODES[error.status.grpc_code]
     await context.abort(code, _shortened(error.message), tuple(metadata))
+
+
+def _rich_status(error: BatonError, retry_after_s: float) -> list[tuple[str, bytes]]:
+    """The status with its `RetryInfo`; nothing for a message that is too long to go twice."""
+    if len(error.message.encode(errors="replace")) > MAX_RICH_BYTES:
+        return []
+    info, detail = RetryInfo(), AnyMessage()
+    info.retry_delay.FromMilliseconds(round(retry_after_s * 1000))
+    detail.Pack(info)
+    status = RichStatus(code=error.status.grpc_code, message=error.message, details=[detail])
+    return [(RICH_STATUS, status.SerializeToString())]
 
 
 def _shortened(message: str) -> str:

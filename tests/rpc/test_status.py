@@ -9,11 +9,13 @@ from typing import Any
 import grpc
 import pytest
 from example_service import Example, Settings
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status as RichStatus
 
 from baton import errors
 from baton.rpc.channels import open_channel
 from baton.rpc.serve import Process
-from baton.rpc.status import from_rpc_error
+from baton.rpc.status import RICH_STATUS, from_rpc_error
 from baton.v1 import kvstore_pb2, kvstore_pb2_grpc
 
 
@@ -62,6 +64,18 @@ async def test_a_retry_delay_arrives(stub: Any) -> None:
     error = from_rpc_error(failure)
     assert failure.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert (type(error), error.retry_after_s) == (errors.Overloaded, 1.5)
+
+
+async def test_a_retry_delay_is_told_as_clients_of_others_read_it(stub: Any) -> None:
+    failure = await failure_of(stub.FindMissing(kvstore_pb2.FindMissingRequest(keys=b"full")))
+    other = await failure_of(stub.FindMissing(kvstore_pb2.FindMissingRequest(keys=b"invalid")))
+
+    status = RichStatus.FromString(dict(failure.trailing_metadata() or ())[RICH_STATUS])
+    info = RetryInfo()
+    assert (status.code, status.message) == (failure.code().value[0], failure.details())
+    assert status.details[0].Unpack(info)
+    assert info.retry_delay.ToMilliseconds() == 1500
+    assert RICH_STATUS not in dict(other.trailing_metadata() or ())
 
 
 async def test_a_defect_is_logged_and_tells_the_client_nothing_more(
