@@ -6,6 +6,7 @@ were sent, how far earlier predictions were off. Times are seconds on any monoto
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp, log
 
@@ -44,6 +45,8 @@ class Pool:
     """Prompt tokens sent and not computed: enough that no worker is idle between two steps."""
     tokens_per_s: float = 0.0
     """Prompt tokens that one worker computes, by what the workers have learnt; 0: nothing yet."""
+    tenants: Mapping[str, float] | None = None
+    """By what tenants' weights count here while other gateways have lines; None: they have none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,20 @@ class FairQueue(Generic[Item]):
                 ahead += min(flow.backlog, (start - flow.start) * flow.weight + _head(flow))
         return ahead
 
+    def reweigh(self, weight_of: Callable[[str], float]) -> None:
+        """Tenants in the highest band have these weights from their next items on."""
+        if self._order:
+            for tenant, flow in self._bands[-self._order[0]].flows.items():
+                flow.weight = weight_of(tenant)
+
+    def top(self) -> tuple[int, dict[str, float]]:
+        """The highest band in which somebody waits, and the cost that does, by tenant."""
+        if not self._order:
+            return 0, {}
+        band = -self._order[0]
+        flows = self._bands[band].flows
+        return band, {tenant: flow.backlog for tenant, flow in flows.items() if flow.backlog > 0}
+
     def victim(self, tenant: str, band: int) -> Item | None:
         """Whom a newcomer may displace where there is no more room.
 

@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict, deque
-from collections.abc import Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
+import orjson
+
+from baton.policy.shares import NOBODY, Line
 from baton.registry.client import FAILURES, Pipe, close, connect, milliseconds
 from baton.registry.contact import Contact, end
 from baton.registry.keys import Keys
@@ -45,6 +48,8 @@ class Promise:
 
 
 NOTHING = Promise()
+Lines = Mapping[str, Line]
+"""By model."""
 
 
 @dataclass(slots=True, eq=False)
@@ -108,7 +113,20 @@ class BookingBoard:
         self._others: dict[str, Promise] = {}
         self._is_dirty = True
         self._next_refresh = 0.0
+        self._look_at_lines: Callable[[], Lines] = dict
+        self._told_lines: Lines = {}
+        self._other_lines: dict[str, list[Line]] = {}
         self._task: asyncio.Task[None] | None = None
+
+    def share_lines(self, look: Callable[[], Lines]) -> None:
+        """Tells the others from now on who waits here, by model; asked in each turn."""
+        self._look_at_lines = look
+
+    def other_lines(self, model: str) -> Sequence[Line]:
+        """Who waits for a model at other gateways."""
+        if self.contact.staleness_s > self.timing.lease_s:
+            return ()
+        return self._other_lines.get(model, ())
 
     def book(self, worker_id: str, num_tokens: int, num_sequences: int = 1) -> Booking:
         """Promises load to a worker."""
@@ -225,8 +243,10 @@ class BookingBoard:
         self._expire()
         now = time.monotonic()
         pipe = self._client.pipeline(transaction=True)
-        if self._is_dirty or now >= self._next_refresh:
+        lines = dict(self._look_at_lines())
+        if self._is_dirty or lines != self._told_lines or now >= self._next_refresh:
             self._is_dirty = False
+            self._told_lines = lines
             self._next_refresh = now + self.timing.refresh_s
             self._add_own(pipe)
         pipe.zrange(self.keys.gateways, 0, -1)
@@ -243,21 +263,33 @@ class BookingBoard:
         # The hash is the gateway's lease too, so it is there without a promise.
         pipe.hset(key, mapping=fields | {_NOBODY: _written(NOTHING)})
         pipe.pexpire(key, milliseconds(self.timing.lease_s))
+        key = self.keys.lines(self.gateway_id)
+        pipe.delete(key)
+        if self._told_lines:
+            told = {name: orjson.dumps(line.to_values()) for name, line in self._told_lines.items()}
+            pipe.hset(key, mapping=told)
+            pipe.pexpire(key, milliseconds(self.timing.lease_s))
         pipe.zadd(self.keys.gateways, {self.gateway_id: time.time()})
 
     async def _read(self, gateways: set[str]) -> dict[str, Promise]:
+        lines: dict[str, list[Line]] = defaultdict(list)
+        total: dict[str, Promise] = defaultdict(Promise)
+        self._other_lines = lines
         if not gateways:
             return {}
         pipe = self._client.pipeline(transaction=False)
         for gateway_id in gateways:
             pipe.hgetall(self.keys.bookings(gateway_id))
-        total: dict[str, Promise] = defaultdict(Promise)
+            pipe.hgetall(self.keys.lines(gateway_id))
+        replies = await pipe.execute()
         dead = []
-        for gateway_id, reply in zip(gateways, await pipe.execute(), strict=True):
-            if not reply:
+        for gateway_id, booked, waiting in zip(gateways, replies[::2], replies[1::2], strict=True):
+            if not booked:
                 dead.append(gateway_id)
-            for worker_id, value in reply.items():
+            for worker_id, value in booked.items():
                 total[worker_id.decode()] += _read(value)
+            for model, value in waiting.items():
+                lines[model.decode()].append(_read_line(value))
         total.pop(_NOBODY, None)
         if dead:
             await self._sweep(dead)
@@ -272,7 +304,7 @@ class BookingBoard:
 
     async def _withdraw(self) -> None:
         pipe = self._client.pipeline(transaction=True)
-        pipe.delete(self.keys.bookings(self.gateway_id))
+        pipe.delete(self.keys.bookings(self.gateway_id), self.keys.lines(self.gateway_id))
         pipe.zrem(self.keys.gateways, self.gateway_id)
         await pipe.execute()
 
@@ -284,3 +316,11 @@ def _written(promise: Promise) -> str:
 def _read(value: bytes) -> Promise:
     """Those of other versions may say more or less."""
     return Promise(*map(int, value.split()[:3]))
+
+
+def _read_line(value: bytes) -> Line:
+    """One that cannot be read, of another version say, is that of nobody."""
+    try:
+        return Line.from_values(orjson.loads(value))
+    except ValueError:
+        return NOBODY

@@ -49,3 +49,7 @@ class Keys:
     def bookings(self, gateway_id: str) -> str:
         """Hash: worker id to what this gateway has promised to it."""
         return f"{self.prefix}bookings:{gateway_id}"
+
+    def lines(self, gateway_id: str) -> str:
+        """Hash: model to who waits for it at this gateway, JSON. Gone: nobody waits."""
+        return f"{self.prefix}lines:{gateway_id}"

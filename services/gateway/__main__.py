@@ -54,11 +54,15 @@ async def build(process: Process, settings: Settings) -> None:
     )
     placer = Placer(fleet, board, routing, settings.worker_wait_seconds)
     limits = Limits(settings.max_requests, settings.max_migrations, settings.worker_wait_seconds)
+    tenants = settings.read_tenants()
     admission = Admission(
-        FleetPools(fleet, board, settings.worker_sequences, settings.target_ttft_seconds),
+        FleetPools(
+            fleet, board, settings.worker_sequences, settings.target_ttft_seconds, tenants.weight
+        ),
         AdmissionSettings(settings.admission, settings.target_ttft_seconds),
-        settings.read_tenants(),
+        tenants,
     )
+    board.share_lines(admission.lines)
     core = Core(fleet, models, placer, limits, admission, lambda: process.is_closed)
     process.on_stop(core.close)
     process.on_drain(core.drained)

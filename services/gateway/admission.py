@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from baton.policy.admission import Patience
+from baton.policy.shares import Line
 from services.gateway.halls import Clock, Hall, LookAtPool, Ticket
 from services.gateway.requests import Request
 from services.gateway.tenants import Tenants
@@ -45,6 +46,10 @@ class Admission:
     def num_waiting(self) -> int:
         """Requests held back."""
         return sum(len(hall.queue) for hall in self._halls.values())
+
+    def lines(self) -> dict[str, Line]:
+        """Who waits, by model: what other gateways are told."""
+        return {model: hall.line() for model, hall in self._halls.items() if hall.queue}
 
     def named(self, visitor: Visitor) -> Visitor:
         """With the tenant that its key names and the priority that this one may have."""

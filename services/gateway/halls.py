@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
 
 from baton.errors import Overloaded
@@ -19,6 +19,7 @@ from baton.policy.admission import (
     retry_after_s,
 )
 from baton.policy.fairness import FairQueue
+from baton.policy.shares import Line
 from services.gateway import metrics
 from services.gateway.tenants import Tenants
 from services.gateway.types import GenerateCommand
@@ -27,11 +28,14 @@ TICK_S = 0.05
 """How often a hall in which somebody waits looks for new room and for those that are late."""
 POOL_AGE_S = 0.2
 """How old the view of the workers may be: load records come no faster."""
+MIN_PART = 0.01
+"""Of a tenant's weight that counts here at least, however much more of it waits elsewhere."""
 
 Clock = Callable[[], float]
 """Seconds, on the clock on which requests say when they arrived."""
-LookAtPool = Callable[[str, int, float], Pool]
-"""A model's pool, given the sequences and prompt tokens that this gateway has in flight there."""
+LookAtPool = Callable[[str, int, float, Line], Pool]
+"""A model's pool, given the sequences and prompt tokens that this gateway has in flight there, and
+who waits for it."""
 
 
 class Ticket:
@@ -135,20 +139,30 @@ class Hall:
         self.queue: FairQueue[Ticket] = FairQueue(tenants.weight)
         self.forecast = Forecast()
         self.inside = Occupancy()
+        self._tenants = tenants
         self._look = look
         self._pool = Pool()
         self._seen_at = -inf
         self._tick: asyncio.TimerHandle | None = None
         self._is_pumping = False
+        self._is_reweighed = False
         self._shown: set[tuple[str, str, str]] = set()
 
     def pool(self, now: float) -> Pool:
         """The workers, as of a moment ago."""
         if now - self._seen_at > POOL_AGE_S:
-            self._pool = self._look(self.model, self.inside.num_sequences, self.inside.num_tokens)
+            inside = self.inside
+            self._pool = self._look(
+                self.model, inside.num_sequences, inside.num_tokens, self.line()
+            )
             self._seen_at = now
             self.forecast.told(self._pool.tokens_per_s)
+            self._reweigh(self._pool.tenants)
         return self._pool
+
+    def line(self) -> Line:
+        """Who waits, for other gateways."""
+        return Line(*self.queue.top())
 
     def take(self, ticket: Ticket) -> bool:
         """Lets a request in at once if there is room and nobody waits."""
@@ -239,6 +253,16 @@ class Hall:
     def show(self) -> None:
         """Tells the metrics who waits."""
         self._shown = metrics.show_waiting(self.model, self.queue.lengths(), self._shown)
+
+    def _reweigh(self, parts: Mapping[str, float] | None) -> None:
+        """Tenants count by their parts while other gateways have lines, else whole."""
+        if parts is not None:
+            self.queue.reweigh(
+                lambda tenant: self._tenants.weight(tenant) * max(parts.get(tenant, 1.0), MIN_PART)
+            )
+        elif self._is_reweighed:
+            self.queue.reweigh(self._tenants.weight)
+        self._is_reweighed = parts is not None
 
     def _forget_start(self, ticket: Ticket) -> None:
         inside = self.inside

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from math import inf
 
 from baton.policy.admission import Pool
 from baton.policy.learned import Learned
+from baton.policy.shares import NOBODY, WHOLE, Line, part_of
 from baton.registry.bookings import BookingBoard
 from baton.registry.records import LoadRecord
 from baton.request import Role
@@ -37,15 +39,22 @@ class FleetPools:
         board: BookingBoard,
         max_sequences: int = 0,
         target_ttft_s: float = 0.0,
+        weight_of: Callable[[str], float] = lambda _: 1.0,
     ) -> None:
-        """`max_sequences` per decode worker; 0: what an engine step of it takes, and an eighth."""
+        """`max_sequences` per decode worker; 0: what an engine step of it takes, and an eighth.
+
+        `weight_of` names a tenant's weight, for dealing out room between gateways.
+        """
         self._ahead_s = min(AHEAD_S, AHEAD_SHARE * (target_ttft_s or inf))
+        self._weight_of = weight_of
         self._fleet = fleet
         self._board = board
         self._max_sequences = max_sequences
         self._foreign: dict[str, deque[int]] = {}
 
-    def __call__(self, model: str, own_sequences: int, own_tokens: float) -> Pool:
+    def __call__(
+        self, model: str, own_sequences: int, own_tokens: float, line: Line = NOBODY
+    ) -> Pool:
         """See `LookAtPool`. Without a worker, the pool of one that may come."""
         directory = self._fleet.directory
         away = self._fleet.unreachable()
@@ -72,12 +81,16 @@ class FleetPools:
             return Pool()
         foreign = self._foreign.setdefault(model, deque(maxlen=NUM_LOOKS))
         foreign.append(max(0, reported - own_sequences))
+        part = part_of(line, self._board.other_lines(model), self._weight_of)
+        left_sequences = min(round(part.room * num_sequences), num_sequences - min(foreign))
+        left_tokens = min(part.room * num_tokens, num_tokens - max(0.0, promised - own_tokens))
         # A gateway may always have one request per worker there, whatever the others do.
         return Pool(
             num_workers=num_workers,
-            num_sequences=max(num_workers, num_sequences - min(foreign)),
-            num_tokens=max(1.0, num_tokens - max(0.0, promised - own_tokens)),
+            num_sequences=max(num_workers, left_sequences),
+            num_tokens=max(1.0, left_tokens),
             tokens_per_s=sum(rates) / len(rates) if rates else 0.0,
+            tenants=None if part is WHOLE else part.tenants,
         )
 
 

@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 from registry_world import FAST, eventually
 
+from baton.policy.shares import NOBODY, Line
 from baton.registry.bookings import NOTHING, BookingBoard, Promise
 from baton.registry.contact import end
 from baton.registry.embedded import EmbeddedRedis
@@ -183,3 +184,29 @@ async def test_a_gateway_that_died_is_swept_off_the_list(
     await client.aclose()
 
     assert listed == [b"g0"]
+
+
+async def test_gateways_tell_each_other_who_waits(make_board: MakeBoard) -> None:
+    one, two = make_board("g0"), make_board("g1")
+    lines = {"demo": Line(5, {"ann": 300.0})}
+    one.share_lines(lambda: lines)
+    await one.start()
+    await two.start()
+    await eventually(lambda: two.other_lines("demo") == [Line(5, {"ann": 300.0})])
+    assert not one.other_lines("demo")
+    assert not two.other_lines("other")
+
+    lines.clear()
+    await eventually(lambda: not two.other_lines("demo"))
+
+
+async def test_a_line_that_cannot_be_read_is_nobodys(
+    make_board: MakeBoard, own_redis: EmbeddedRedis, keys: Keys
+) -> None:
+    one, two = make_board("g0"), make_board("g1")
+    await one.start()
+    await two.start()
+    async with Redis.from_url(own_redis.url) as redis:
+        await redis.hset(keys.lines("g0"), "demo", b"no line")
+
+    await eventually(lambda: two.other_lines("demo") == [NOBODY])

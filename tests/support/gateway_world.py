@@ -135,18 +135,20 @@ class World:
         admission: AdmissionSettings = ADMISSION,
         tenants: Tenants | None = None,
         slots: int = 0,
+        board: BookingBoard | None = None,
     ) -> None:
-        """`slots`: sequences per worker; 0: as many as a worker takes."""
+        """`slots`: sequences per worker; 0: as many as a worker takes. `board`: nobody else's."""
         self.text: ModelText = load_text(folder)
         self.is_draining = False
-        self.board = BookingBoard("redis://127.0.0.1:1", "gateway-0")
+        self.board = board or BookingBoard("redis://127.0.0.1:1", "gateway-0")
         self.directory: ManualDirectory
-        self.fleet = Fleet("gateway-0", Models(folder), self._open)
+        self.fleet = Fleet(self.board.gateway_id, Models(folder), self._open)
         config = RoutingConfig(remote_threshold_tokens=8)
         self.placer = Placer(self.fleet, self.board, config, limits.worker_wait_s)
-        self.admission = Admission(
-            FleetPools(self.fleet, self.board, slots), admission, tenants or Tenants()
-        )
+        tenants = tenants or Tenants()
+        pools = FleetPools(self.fleet, self.board, slots, weight_of=tenants.weight)
+        self.admission = Admission(pools, admission, tenants)
+        self.board.share_lines(self.admission.lines)
         self.core = Core(
             self.fleet,
             self.fleet.models,
@@ -246,11 +248,12 @@ async def open_world(
     admission: AdmissionSettings = ADMISSION,
     tenants: Tenants | None = None,
     slots: int = 0,
+    board: BookingBoard | None = None,
     **limits: float,
 ) -> AsyncIterator[World]:
     """A world that is closed behind the test."""
     limits = {"worker_wait_s": 2.0, **limits}
-    world = World(folder, Limits(**limits), admission, tenants, slots)
+    world = World(folder, Limits(**limits), admission, tenants, slots, board)
     try:
         yield world
     finally:
