@@ -274,8 +274,8 @@ class BookingBoard:
     async def _read(self, gateways: set[str]) -> dict[str, Promise]:
         lines: dict[str, list[Line]] = defaultdict(list)
         total: dict[str, Promise] = defaultdict(Promise)
-        self._other_lines = lines
         if not gateways:
+            self._other_lines = {}
             return {}
         pipe = self._client.pipeline(transaction=False)
         for gateway_id in gateways:
@@ -291,6 +291,7 @@ class BookingBoard:
             for model, value in waiting.items():
                 lines[model.decode()].append(_read_line(value))
         total.pop(_NOBODY, None)
+        self._other_lines = lines
         if dead:
             await self._sweep(dead)
         return dict(total)
