@@ -5,6 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell sh tools/find-python)
 VENV ?= .venv
 RUN := $(VENV)/bin/python
+JOBS ?= 2
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help demo up test check fix protos lock bench-serving bench-frontdoor bench-engine bench-kernels compile-kernels bench-index bench-admission bench-routing bench-kvstore doctor install install-dev clean
@@ -20,6 +21,7 @@ help: ## this list
 	    printf '  make %-15s %s\n' "$$name" "$$text"; done
 	@echo
 	@echo "  Words passed on: make up ARGS='--decode 2 --device cpu'; make test ARGS='tests/cli -x'"
+	@echo "  To debug a test: make test JOBS=0 ARGS='tests/cli --pdb'"
 	@echo "  Another torch:   make demo TORCH='torch==2.12.1' TORCH_ARGS='--extra-index-url ...'"
 
 demo: install ## install, start five processes, stream one answer, stop
@@ -31,8 +33,8 @@ up: install ## run a gateway, workers, kvstore and Redis until Ctrl-C
 doctor: install ## say what is wrong with this machine, and what to do
 	@$(RUN) -m baton.cli doctor $(ARGS)
 
-test: install-dev ## run the tests
-	@$(RUN) -m pytest $(ARGS)
+test: install-dev ## run the tests, JOBS at a time
+	@$(RUN) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: install-dev ## format, lint, types, import contracts, protos
 	@$(RUN) tools/check.py

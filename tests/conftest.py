@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
+from pathlib import PurePath
 from typing import Any
 
 import pytest
@@ -19,6 +21,32 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 settings.load_profile("baton")
+
+
+PROCESSES = ("cluster", "handoff", "fuzz", "cli")
+"""Folders whose tests start processes that need the machine: one of them runs at a time."""
+LONG = ("kernels", "engine", "model", "guides", "bench")
+"""Folders whose tests compute for long: they begin early, short ones fill up the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Says which tests stay together when `make test` runs several at a time.
+
+    A module does, for its fixtures; and so do all that start clusters.
+    """
+    order = {name: rank for rank, name in enumerate((*PROCESSES, *LONG))}
+    folders = {item: PurePath(item.nodeid).parts[1] for item in items}
+    items.sort(key=lambda item: order.get(folders[item], len(order)))
+    for item in items:
+        module, _, _ = item.nodeid.partition("::")
+        name = "processes" if folders[item] in PROCESSES else module
+        item.add_marker(pytest.mark.xdist_group(name))
+
+
+def pytest_collection_finish() -> None:
+    """Spares collections of garbage the look at all that was imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -129,9 +130,24 @@ def test_a_forked_process_computes_too() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def _compiler(folder: Path, *lines: str) -> str:
+    """A compiler of a few lines of shell."""
+    path = folder / "compiler"
+    path.write_text("\n".join(("#!/bin/sh", *lines, "")))
+    path.chmod(0o755)
+    return str(path)
+
+
 def test_processes_that_start_at_once_build_one_library(tmp_path: Path) -> None:
-    program = "from kernels.native.build import build; print(build())"
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    # Each takes until all have begun, and writes the file that `-o` names, its last argument.
+    began = tmp_path / "began"
+    waits = f"while [ $(wc -l < {began}) -lt 3 ]; do sleep 0.02; done"
+    writes = 'for last in "$@"; do :; done; echo $$ > "$last"'
+    compiler = _compiler(tmp_path, f"echo $$ >> {began}", waits, writes)
+    script = Path(native.__file__).with_name("build.py")
+    program = f"import runpy; print(runpy.run_path({str(script)!r})['build']())"
+    cache = tmp_path / "cache"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "CXX": compiler}
 
     running = [
         subprocess.Popen(
@@ -142,17 +158,16 @@ def test_processes_that_start_at_once_build_one_library(tmp_path: Path) -> None:
     found = {process.communicate()[0].strip() for process in running}
 
     assert len(found) == 1
-    (path,) = (tmp_path / "baton" / "native").iterdir()
+    (path,) = (cache / "baton" / "native").iterdir()
     assert found == {str(path)}
+    assert path.read_text() in began.read_text()
 
 
 def test_a_compiler_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = tmp_path / "broken"
-    broken.write_text("#!/bin/sh\necho no such option >&2\nexit 1\n")
-    broken.chmod(0o755)
-    monkeypatch.setenv("CXX", str(broken))
+    broken = _compiler(tmp_path, "echo no such option >&2", "exit 1")
+    monkeypatch.setenv("CXX", broken)
 
-    with pytest.raises(NativeUnavailable, match="broken failed: no such option"):
+    with pytest.raises(NativeUnavailable, match="compiler failed: no such option"):
         build(folder=tmp_path / "cache")
 
     assert list((tmp_path / "cache").iterdir()) == []
@@ -161,17 +176,24 @@ def test_a_compiler_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_image_brings_libraries_for_kinds_of_cpus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = Path(native.__file__).with_name("build.py")
+    script, folder = Path(native.__file__).with_name("build.py"), tmp_path / "image"
+    # Without optimisation, which takes long, and which the library of the other tests has.
+    named = (*os.environ.get("CXX", "").split()[:1], "g++", "clang++", "c++")
+    found = next(filter(None, map(shutil.which, named)))
+    quick = _compiler(tmp_path, f'exec {found} "$@" -O0')
     done = subprocess.run(
-        [sys.executable, "-I", str(script), str(tmp_path)], capture_output=True, text=True
+        [sys.executable, "-I", str(script), str(folder)],
+        env={**os.environ, "CXX": quick},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     made = [Path(line) for line in done.stdout.split()]
-    assert sorted(tmp_path.iterdir()) == sorted(made)
+    assert sorted(folder.iterdir()) == sorted(made)
     matrix, x = PackedMatrix(_normal(40, 30), None, "float32"), _normal(3, 30)
     expected = matrix(x)
 
-    monkeypatch.setenv("BATON_NATIVE", str(tmp_path))
+    monkeypatch.setenv("BATON_NATIVE", str(folder))
     monkeypatch.setenv("PATH", "/nowhere")
     forget()
     try:

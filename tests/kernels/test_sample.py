@@ -16,7 +16,7 @@ from kernels.case import normal
 from kernels.sample import Sampled, SampleRows
 from kernels.sample.cases import Row, make_rows
 
-NUM_DRAWS = 1500
+NUM_DRAWS = 600
 
 
 def _on_gpu(rows: SampleRows) -> SampleRows:
