@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Read when torch is loaded. On matrices this small a second thread costs more than it gives, and
+# all the more beside another test.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Machines differ in speed, so no example has a deadline and slow or picky generation is no failure.
 # CI tries the same examples each time; elsewhere new ones are looked for.
 settings.register_profile(

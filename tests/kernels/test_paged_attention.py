@@ -123,13 +123,19 @@ CHUNKINGS = {
 }
 
 
+VARIED = {"window": 30, "has_sinks": True, "soft_cap": 5.0}
+
+
 @pytest.mark.usefixtures("_products_by_row")
-@pytest.mark.parametrize("chunking", CHUNKINGS.values(), ids=CHUNKINGS)
 @pytest.mark.parametrize(
-    "options", [{}, {"window": 30, "has_sinks": True, "soft_cap": 5.0}], ids=["plain", "all"]
+    ("options", "chunking"),
+    [
+        *(pytest.param(VARIED, chunks, id=f"all-{name}") for name, chunks in CHUNKINGS.items()),
+        pytest.param({}, CHUNKINGS["around pieces"], id="plain-around pieces"),
+    ],
 )
 def test_fixed_pieces_give_the_same_bits_for_any_chunks_and_neighbours(
-    run: Any, chunking: tuple[int, ...], options: dict[str, Any]
+    run: Any, options: dict[str, Any], chunking: tuple[int, ...]
 ) -> None:
     sizes = {"block_size": 16, "num_heads": 2, "num_kv_heads": 1}
     whole = Shape((70,), (70,), **sizes, piece_len=64, **options)
