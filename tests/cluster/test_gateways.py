@@ -139,7 +139,7 @@ async def crowd(cluster: Cluster) -> AsyncIterator[Crowd]:
         ("openai", people.ask_openai, cluster.http_url()),
         ("plain", people.ask_plainly, cluster.http_url()),
     ]
-    async with asyncio.timeout(40), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(90), asyncio.TaskGroup() as group:
         for kind, ask, place in kinds:
             for index in range(NUM_CLIENTS):
                 people.num_right[f"{kind}-{index}"] = 0
@@ -169,7 +169,7 @@ async def share_of_busier_worker(addresses: list[str]) -> float:
                 if isinstance(event, Final):
                     counts[event.samples[0].decode_worker_id] += 1
 
-    async with AsyncExitStack() as stack, asyncio.timeout(30), asyncio.TaskGroup() as group:
+    async with AsyncExitStack() as stack, asyncio.timeout(90), asyncio.TaskGroup() as group:
         clients = [await stack.enter_async_context(AsyncClient(place)) for place in addresses]
         for index in range(16):
             group.create_task(ask(clients[index % len(clients)]))
