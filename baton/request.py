@@ -78,11 +78,6 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
     guide: Guide | None = None
 
-    @property
-    def is_greedy(self) -> bool:
-        """Whether the likeliest token is taken."""
-        return self.temperature == 0.0
-
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:

@@ -83,10 +83,6 @@ class Watcher:
         for client in self._clients:
             await close(client)
 
-    def poll_soon(self) -> None:
-        """Looks at Redis now; for whoever has reason to doubt what is known."""
-        self._wake.set()
-
     async def _run(self) -> None:
         while True:
             self._wake.clear()

@@ -115,11 +115,6 @@ def setup(service_name: str, worker_id: str = "") -> bool:
     return True
 
 
-def is_exporting() -> bool:
-    """Whether spans are recorded."""
-    return _exporter is not None
-
-
 def start_span(
     name: str,
     parent: str | None = None,
