@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -17,16 +16,15 @@ from baton.cli.errors import CommandError
 from baton.cli.running import run_until_signal
 from baton.errors import BatonError
 from bench import cancel, handoff, hops, latency, startup
+from bench.entry import RESULTS, Opening, conclude, fail, introduce, open_console
 from bench.failure import BenchFailed
-from bench.machine import describe_machine, is_busy, load_average
+from bench.machine import describe_machine
 from bench.options import Run
 from bench.progress import Steps
-from bench.report import PartResult, Report, Table, to_terminal, write
+from bench.report import Report, Table, to_terminal
 
 PART_LIMIT_S = 600.0
 """A part takes a minute or a few; one that takes so long measures a machine in trouble."""
-
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 class Part(StrEnum):
@@ -63,20 +61,18 @@ def main(
 
     Prints tables and writes them as markdown and JSON. A full run takes about ten minutes.
     """
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = open_console()
     parts = list(dict.fromkeys(only or _PARTS))
 
     async def work() -> int:
         report = await _measure(parts, console, is_quick=quick)
-        write(report, out, file_stem(parts, is_quick=quick), console)
-        for warning in report.warnings:
-            console.print(f"not for quoting: {warning}", style="bold yellow")
+        conclude(report, out, [(file_stem(parts, is_quick=quick), True)], console)
         return 0
 
     try:
         code = run_until_signal(work)
     except (BenchFailed, BatonError, CommandError) as error:
-        console.print(f"\nbenchmark failed: {error}", style="bold red", markup=False)
+        fail(error, console)
         code = 1
     else:
         if code:
@@ -86,18 +82,14 @@ def main(
 
 async def _measure(parts: Sequence[Part], console: Console, *, is_quick: bool) -> Report:
     machine = describe_machine()
-    for name, value in machine.items():
-        console.print(f"{name:9} {value}", highlight=False)
-    if is_busy(load_average()):
-        console.print(f"the machine is busy: load average {load_average():.2f}", style="yellow")
+    introduce(machine, console)
     results = []
     with Steps(console) as steps:
         run = Run(is_quick, steps, console)
         for part in parts:
-            load, began = load_average(), time.monotonic()
+            opening = Opening()
             tables = await _within_limit(part, _PARTS[part](run))
-            seconds = time.monotonic() - began
-            result = PartResult(part.value, seconds, load, load_average(), tuple(tables))
+            result = opening.result(part.value, tables)
             console.print(to_terminal(result))
             results.append(result)
     return Report(machine, is_quick, tuple(results))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,21 +13,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from baton.cli.errors import CommandError
 from baton.cli.running import run_until_signal
 from baton.errors import BatonError
 from bench.admission.load import Client, Outcome, Targets, poisson
+from bench.entry import RESULTS, Opening, conclude, fail, open_console
 from bench.failure import BenchFailed
-from bench.machine import describe_machine, load_average
+from bench.machine import describe_machine
 from bench.options import Run
 from bench.progress import Steps
-from bench.report import Cell, PartResult, Report, Table, to_terminal, write
+from bench.report import Cell, PartResult, Report, Table, to_terminal
 from bench.stats import milliseconds
 from bench.system import SystemSpec, running_system
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 LIMIT_S = 400.0
 LOADS = (0.7, 1.0, 1.25, 1.5, 2.0)
 QUICK_LOADS = (1.0, 1.5)
@@ -210,10 +208,10 @@ async def measure_parts(run: Run, parts: Sequence[Part]) -> list[PartResult]:
     run.steps.begin("admission", len(ARMS) * len(parts))
     results = []
     for part in parts:
-        load, began = load_average(), time.monotonic()
+        opening = Opening()
         async with asyncio.timeout(LIMIT_S):
             table = await measure(run, part)
-        result = PartResult(part.value, time.monotonic() - began, load, load_average(), (table,))
+        result = opening.result(part.value, [table])
         run.console.print(to_terminal(result))
         results.append(result)
     return results
@@ -253,7 +251,7 @@ def main(
     ] = RESULTS,
 ) -> None:
     """Measure goodput under overload: real processes, emulated engines, an open-loop client."""
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = open_console()
 
     async def work() -> int:
         command = " ".join(["python -m bench.admission", *sys.argv[1:]])
@@ -262,13 +260,14 @@ def main(
             parts = await measure_parts(Run(quick, steps, console), only or list(Part))
         stem = "admission-quick" if quick else "admission"
         parts = kept(out / f"{stem}.json", parts)
-        write(Report(machine, quick, tuple(parts), "Admission under overload"), out, stem, console)
+        report = Report(machine, quick, tuple(parts), "Admission under overload")
+        conclude(report, out, [(stem, True)], console)
         return 0
 
     try:
         code = run_until_signal(work)
     except (BenchFailed, BatonError, CommandError, TimeoutError) as error:
-        console.print(f"\nbenchmark failed: {error}", style="bold red", markup=False)
+        fail(error, console)
         code = 1
     sys.exit(code)
 

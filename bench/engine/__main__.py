@@ -6,7 +6,6 @@ import asyncio
 import importlib.util
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,15 +21,15 @@ from bench.engine.floors import measure_floors
 from bench.engine.run import run_cells
 from bench.engine.subjects import TRANSFORMERS, SubjectSpec, openvino, our_subjects
 from bench.engine.tables import error_table, tables
+from bench.entry import RESULTS, conclude, fail, introduce, open_console
 from bench.failure import BenchFailed
-from bench.machine import describe_machine, is_busy, load_average, num_cores
+from bench.machine import describe_machine, num_cores
 from bench.options import Run
 from bench.progress import Steps
-from bench.report import PartResult, Report, Table, to_terminal, write
+from bench.report import Report, Table, to_terminal
 from kernels.native import NativeUnavailable
 
 LIMIT_S = 1800.0
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def main(
@@ -59,29 +58,23 @@ def main(
 
     Prints tables and writes them as markdown and JSON. A full run takes about four minutes.
     """
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = open_console()
     ours = our_subjects() if ablate else our_subjects()[:1]
     specs = [*ours, *_peers(peer_openvino, console)]
 
     async def work() -> int:
         plan = Plan(tuple(specs), checkpoint, threads or num_cores(), rounds)
         report = await _measure(plan, console, is_quick=quick)
-        write(report, out, _stem(is_quick=quick, is_part=not ablate), console)
-        for warning in report.warnings:
-            console.print(f"not for quoting: {warning}", style="bold yellow")
+        words = (("engine", True), ("part", not ablate), ("quick", quick))
+        conclude(report, out, words, console)
         return 0
 
     try:
         code = run_until_signal(work)
     except (BenchFailed, BatonError, NativeUnavailable) as error:
-        console.print(f"\nbenchmark failed: {error}", style="bold red", markup=False)
+        fail(error, console)
         code = 1
     sys.exit(code)
-
-
-def _stem(*, is_quick: bool, is_part: bool) -> str:
-    """A partial or quick run must not take the place of a whole one."""
-    return "-".join(["engine", *(["part"] if is_part else []), *(["quick"] if is_quick else [])])
 
 
 def _peers(venv: Path | None, console: Console) -> list[SubjectSpec]:
@@ -111,11 +104,7 @@ async def _measure(plan: Plan, console: Console, *, is_quick: bool) -> Report:
     machine = describe_machine()
     machine["command"] = " ".join(["python -m bench.engine", *sys.argv[1:]])
     machine["threads"] = str(plan.threads)
-    for name, value in machine.items():
-        console.print(f"{name:9} {value}", highlight=False, markup=False)
-    load, began = load_average(), time.monotonic()
-    if is_busy(load):
-        console.print(f"the machine is busy: load average {load:.2f}", style="yellow")
+    opening = introduce(machine, console)
     found: list[Table] = []
     with tempfile.TemporaryDirectory() as scratch, Steps(console) as steps:
         model = plan.checkpoint or Path(scratch) / "small"
@@ -131,8 +120,7 @@ async def _measure(plan: Plan, console: Console, *, is_quick: bool) -> Report:
             raise BenchFailed(f"the run was not done within {LIMIT_S:.0f} s.") from None
         found += tables(measured, [spec.title for spec in plan.specs], floors, config)
         found.append(error_table(measure_errors()))
-    seconds = time.monotonic() - began
-    part = PartResult("Engine on a CPU", seconds, load, load_average(), tuple(found))
+    part = opening.result("Engine on a CPU", found)
     console.print(to_terminal(part))
     return Report(machine, is_quick, (part,), "The engine on a CPU")
 

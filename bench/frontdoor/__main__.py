@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -15,21 +14,21 @@ from baton.cli.app import EngineKind
 from baton.cli.errors import CommandError
 from baton.cli.running import run_until_signal
 from baton.errors import BatonError
+from bench.entry import RESULTS, conclude, fail, introduce, open_console
 from bench.failure import BenchFailed
 from bench.frontdoor.cells import choose_cells
 from bench.frontdoor.peer import Peer, find_peer
 from bench.frontdoor.run import Plan, run_plan
 from bench.frontdoor.tables import tables
 from bench.frontdoor.targets import Options
-from bench.machine import describe_machine, is_busy, load_average
+from bench.machine import describe_machine
 from bench.options import Run
 from bench.progress import Steps
-from bench.report import PartResult, Report, to_terminal, write
+from bench.report import Report, to_terminal
 from bench.sampler import print_profile
 
 LIMIT_S = 1800.0
 """A full run takes some minutes; one that takes so long measures a machine in trouble."""
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def main(
@@ -66,7 +65,7 @@ def main(
 
     Prints tables and writes them as markdown and JSON. A full run takes about five minutes.
     """
-    console = Console(width=None if sys.stdout.isatty() else 260)
+    console = open_console(260)
 
     async def work() -> int:
         peer = _find_peer(peer_dynamo, peer_router, console)
@@ -75,21 +74,17 @@ def main(
         options = Options(engine.value, gateways, kvstores, out if profile else None)
         plan = Plan(choose_cells(only or (), is_quick=quick), options, peer)
         report = await _measure(plan, console, is_quick=quick)
-        # A partial, quick or slowed run must not take the place of a whole one.
-        kinds = (("part", only), ("quick", quick), ("profiled", profile))
-        stem = "-".join(["frontdoor", *(word for word, is_so in kinds if is_so)])
-        write(report, out, stem, console)
+        kinds = (("frontdoor", True), ("part", only), ("quick", quick), ("profiled", profile))
+        conclude(report, out, kinds, console)
         for group in dict.fromkeys(cell.group for cell in plan.cells):
             if path := options.profile_path(group):
                 print_profile(path, f"Gateway of {group.name}", console)
-        for warning in report.warnings:
-            console.print(f"not for quoting: {warning}", style="bold yellow")
         return 0
 
     try:
         code = run_until_signal(work)
     except (BenchFailed, BatonError, CommandError) as error:
-        console.print(f"\nbenchmark failed: {error}", style="bold red", markup=False)
+        fail(error, console)
         code = 1
     else:
         if code:
@@ -112,19 +107,14 @@ async def _measure(plan: Plan, console: Console, *, is_quick: bool) -> Report:
     command = " ".join(["python -m bench.frontdoor", *sys.argv[1:]])
     machine = describe_machine() | {"command": command}
     machine["peer"] = plan.peer.title if plan.peer else "none in this run"
-    for name, value in machine.items():
-        console.print(f"{name:9} {value}", highlight=False, markup=False)
-    load, began = load_average(), time.monotonic()
-    if is_busy(load):
-        console.print(f"the machine is busy: load average {load:.2f}", style="yellow")
+    opening = introduce(machine, console)
     with Steps(console) as steps:
         try:
             async with asyncio.timeout(LIMIT_S):
                 results = await run_plan(Run(is_quick, steps, console), plan)
         except TimeoutError:
             raise BenchFailed(f"the run was not done within {LIMIT_S:.0f} s.") from None
-    seconds = time.monotonic() - began
-    part = PartResult("Control path", seconds, load, load_average(), tuple(tables(results)))
+    part = opening.result("Control path", tables(results))
     console.print(to_terminal(part))
     return Report(machine, is_quick, (part,), "The control path alone")
 

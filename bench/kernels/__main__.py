@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ import torch
 import typer
 from rich.console import Console
 
+from bench.entry import RESULTS, conclude, fail, introduce, open_console
 from bench.failure import BenchFailed
 from bench.kernels import peers
 from bench.kernels.job import CPU_SIZES, GPU_SIZES, Setting
@@ -19,12 +19,10 @@ from bench.kernels.rates import measure_rates
 from bench.kernels.run import measure, plan
 from bench.kernels.tables import tables
 from bench.kernels.timing import Budget, Stopwatch
-from bench.machine import describe_machine, is_busy, load_average, num_cores
+from bench.machine import describe_machine, num_cores
 from bench.options import Run
 from bench.progress import Steps
-from bench.report import PartResult, Report, to_terminal, write
-
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+from bench.report import Report, to_terminal
 
 
 class DType(StrEnum):
@@ -62,7 +60,7 @@ def main(
 
     Prints tables and writes them as markdown and JSON. A full run takes about two minutes.
     """
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = open_console()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     chosen = dtype or (DType.FLOAT32 if device == "cpu" else DType.BFLOAT16)
     sizes = CPU_SIZES if device == "cpu" else GPU_SIZES
@@ -71,27 +69,22 @@ def main(
     try:
         report = _run(setting, tuple(only or ()), console, is_quick=quick)
     except BenchFailed as error:
-        console.print(f"\nbenchmark failed: {error}", style="bold red", markup=False)
+        fail(error, console)
         sys.exit(1)
     kinds = (
+        ("kernels", True),
+        (device, True),
         (f"{threads}-threads", threads),
         ("part", only),
         ("quick", quick),
         (chosen.value, dtype),
     )
-    stem = "-".join(["kernels", device, *(word for word, is_so in kinds if is_so)])
-    write(report, out, stem, console)
-    for warning in report.warnings:
-        console.print(f"not for quoting: {warning}", style="bold yellow")
+    conclude(report, out, kinds, console)
 
 
 def _run(setting: Setting, only: tuple[str, ...], console: Console, *, is_quick: bool) -> Report:
-    load, began = load_average(), time.monotonic()
-    if is_busy(load):
-        console.print(f"the machine is busy: load average {load:.2f}", style="yellow")
     machine = _describe(setting)
-    for name, value in machine.items():
-        console.print(f"{name:9} {value}", highlight=False, markup=False)
+    opening = introduce(machine, console)
     torch.manual_seed(1)
     jobs = plan(setting, only)
     budget = Budget(0.01, 0.1, 2, 3) if is_quick else Budget(0.2, 1.5, 5, 40)
@@ -100,9 +93,7 @@ def _run(setting: Setting, only: tuple[str, ...], console: Console, *, is_quick:
     with Steps(console) as steps:
         run = Run(is_quick, steps, console)
         results = list(measure(run, setting, jobs, watch, rates))
-    seconds = time.monotonic() - began
-    made = tuple(tables(results, rates))
-    part = PartResult("Kernels", seconds, load, load_average(), made)
+    part = opening.result("Kernels", tables(results, rates))
     console.print(to_terminal(part))
     return Report(machine, is_quick, (part,), "Kernels")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
@@ -14,16 +13,16 @@ from rich.console import Console
 
 from baton.cli.running import run_until_signal
 from baton.errors import BatonError
+from bench.entry import RESULTS, Opening, conclude, fail, open_console
 from bench.failure import BenchFailed
 from bench.kvstore.blocks import measure_blocks
 from bench.kvstore.hits import measure_hits, read_trace
 from bench.kvstore.recovery import measure_recovery
-from bench.machine import describe_machine, load_average
+from bench.machine import describe_machine
 from bench.options import Run
 from bench.progress import Steps
-from bench.report import PartResult, Report, Table, to_terminal, write
+from bench.report import Report, Table, to_terminal
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 PARTS = ("bytes", "hits", "recovery")
 Part = Callable[[Run], Awaitable[list[Table]]]
 
@@ -44,7 +43,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for results.")] = RESULTS,
 ) -> None:
     """Measure the kvstore: GB/s beside memcpy and Redis, hits on traces, recovery after kill -9."""
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = open_console()
 
     async def hits(run: Run) -> list[Table]:
         traces = [read_trace(path, run.size(requests, 300)) for path in trace or ()]
@@ -63,13 +62,13 @@ def main(
         report = await _measure(chosen, console, is_quick=quick)
         # Parts may run at different times: hits need no quiet machine, the others do.
         words = ["kvstore", *(only or ()), *(["quick"] if quick else ())]
-        write(report, out, "-".join(words), console)
+        conclude(report, out, ((word, True) for word in words), console)
         return 0
 
     try:
         sys.exit(run_until_signal(work))
     except (BenchFailed, BatonError) as error:
-        console.print(f"\nbenchmark failed: {error}", style="bold red", markup=False)
+        fail(error, console)
         sys.exit(1)
 
 
@@ -78,10 +77,9 @@ async def _measure(parts: dict[str, Part], console: Console, *, is_quick: bool) 
     results = []
     with Steps(console) as steps:
         for name, part in parts.items():
-            load, began = load_average(), time.monotonic()
+            opening = Opening()
             tables = await part(Run(is_quick, steps, console))
-            seconds = time.monotonic() - began
-            results.append(PartResult(name, seconds, load, load_average(), tuple(tables)))
+            results.append(opening.result(name, tables))
             await asyncio.sleep(0)
     for result in results:
         console.print(to_terminal(result))

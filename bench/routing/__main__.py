@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,13 +9,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench.machine import describe_machine, load_average
+from bench.entry import RESULTS, Opening, conclude, open_console
+from bench.machine import describe_machine
 from bench.options import Run
 from bench.progress import Steps
-from bench.report import PartResult, Report, Table, to_terminal, write
+from bench.report import PartResult, Report, Table, to_terminal
 from bench.routing import goodput, processes, speed
-
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 class Part(StrEnum):
@@ -50,20 +47,18 @@ def main(
     Prints tables and writes them as markdown and JSON. Goodput is simulated and the same on any
     machine; the other two depend on it.
     """
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = open_console()
     parts = list(dict.fromkeys(only or Part))
     done = [_measure(part, console, trace or [], requests, quick) for part in parts]
     report = Report(describe_machine(), quick, tuple(done), "Routing benchmark")
     stem = "routing" if parts == list(Part) else f"routing-{'-'.join(parts)}"
-    write(report, out, f"{stem}-quick" if quick else stem, console)
-    for warning in report.warnings:
-        console.print(f"not for quoting: {warning}", style="bold yellow")
+    conclude(report, out, ((stem, True), ("quick", quick)), console)
 
 
 def _measure(
     part: Part, console: Console, files: list[Path], num_requests: int, is_quick: bool
 ) -> PartResult:
-    before, began = load_average(), time.monotonic()
+    opening = Opening()
     with Steps(console) as steps:
         run = Run(is_quick, steps, console)
         steps.begin(part.value, 1)
@@ -74,7 +69,7 @@ def _measure(
             tables = speed.measure(run)
         else:
             tables = processes.measure(run)
-    result = PartResult(part.value, time.monotonic() - began, before, load_average(), tuple(tables))
+    result = opening.result(part.value, tables)
     console.print(to_terminal(result))
     return result
 
