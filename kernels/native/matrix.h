@@ -34,15 +34,14 @@ struct Float32 {
 struct Bfloat16 {
   using T = uint16_t;
   static INLINE Vec get(const T* p) {
-    const WordVec wide = __builtin_convertvector(*reinterpret_cast<const HalfVec*>(p), WordVec) << 16;
+    const WordVec wide = widen(reinterpret_cast<const HalfVec*>(p)) << 16;
     return reinterpret_cast<const Vec&>(wide);
   }
 };
 struct Int8 {
   using T = int8_t;
   static INLINE Vec get(const T* p) {
-    const IntVec wide = __builtin_convertvector(*reinterpret_cast<const ByteVec*>(p), IntVec);
-    return __builtin_convertvector(wide, Vec);
+    return __builtin_convertvector(widen(reinterpret_cast<const ByteVec*>(p)), Vec);
   }
 };
 

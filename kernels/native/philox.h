@@ -1,11 +1,7 @@
 // Philox 4x32-10, a counter-based generator (Salmon et al., 2011).
 #pragma once
 
-#include <cstdint>
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
+#include "simd.h"
 
 constexpr int kGroups = 16;  // counters at a time
 

@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 constexpr int W = 16;
 #elif defined(__AVX__)
@@ -25,6 +29,26 @@ INLINE Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 INLINE void store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
 INLINE Vec splat(float x) { return x - Vec{}; }
 INLINE Vec largest(Vec a, Vec b) { return a > b ? a : b; }
+
+// Narrow integers as wide ones. GCC 12 takes them apart one by one unless it is told the instruction.
+INLINE WordVec widen(const HalfVec* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<WordVec>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<WordVec>(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  return __builtin_convertvector(*p, WordVec);
+#endif
+}
+INLINE IntVec widen(const ByteVec* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<IntVec>(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<IntVec>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  return __builtin_convertvector(*p, IntVec);
+#endif
+}
 
 INLINE float sum_of(Vec v) {
   float total = v[0];
