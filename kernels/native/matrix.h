@@ -233,15 +233,10 @@ void panel_step(const Matrix& w, const Block& block, long index, long i, float* 
   const long step = std::min(step_of(w.k), w.k - i);
   const T* b = static_cast<const T*>(w.data) + (index * w.k + i) * NR;
   const char* ahead = reinterpret_cast<const char*>(next);
-  // Narrow weights become floats once for all rows.
-  static thread_local float wide[kMaxStep * NR];
-  if (sizeof(T) < 4)
-    for (long j = 0; j < step * NR; j += W) store(wide + j, L::get(b + j));
-  const float* from = sizeof(T) < 4 ? wide : reinterpret_cast<const float*>(b);
   for (long group = block.first; group < block.last; ++group) {
     const long part = group - block.first, rows = block.groups.size(group);
     const Ahead some = part < kParts ? Ahead{ahead + part * step * kStride, kStride} : Ahead{ahead, 0};
-    tile_of<Float32>(rows, Packed{block.packed + (group * w.k + i) * MR}, from, step, c, kChunk, i > 0, some);
+    tile_of<L>(rows, Packed{block.packed + (group * w.k + i) * MR}, b, step, c, kChunk, i > 0, some);
     c += rows * kChunk;
   }
 }
