@@ -34,6 +34,8 @@ class LeafQueue:
         # Every rank a block had while it could go; only the present one counts.
         self._heaps: dict[str, list[tuple[Rank, BlockKey]]] = {}
         self._num_owned: dict[str, int] = {}
+        self._newest: BlockKey | None = None
+        """Not in a heap yet: the next block of its chain mostly comes before anybody asks."""
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -48,7 +50,9 @@ class LeafQueue:
         self._num_owned[owner] = self._num_owned.get(owner, 0) + 1
         if parent is not None:
             self._num_children[parent] = self._num_children.get(parent, 0) + 1
-        self._offer(key)
+        if self._newest != parent:
+            self._offer_newest()
+        self._newest = key
 
     def touch(self, key: BlockKey, rank: Rank) -> None:
         """The held block was used."""
@@ -73,6 +77,8 @@ class LeafQueue:
     def remove(self, key: BlockKey) -> None:
         """Forgets a held block, leaf or not."""
         node = self._nodes.pop(key)
+        if key == self._newest:
+            self._newest = None
         left = self._num_owned[node.owner] - 1
         if left:
             self._num_owned[node.owner] = left
@@ -95,6 +101,8 @@ class LeafQueue:
 
         `protected` may not: a chain never loses its end to its own next block.
         """
+        if self._newest != protected:
+            self._offer_newest()
         heap = self._heaps.get(owner, [])
         aside = None
         found = None
@@ -117,6 +125,11 @@ class LeafQueue:
     def newest_first(self) -> list[BlockKey]:
         """All keys, the highest rank first."""
         return sorted(self._nodes, key=lambda key: self._nodes[key].rank, reverse=True)
+
+    def _offer_newest(self) -> None:
+        newest, self._newest = self._newest, None
+        if newest is not None:
+            self._offer(newest)
 
     def _may_go(self, rank: Rank, key: BlockKey) -> bool:
         node = self._nodes.get(key)

@@ -213,9 +213,12 @@ class BlockStore:
         None: there is no room, or those held are used more often. Raises InvalidRequest if the
         namespace's blocks have another size.
         """
-        self._check_size(offer)
-        if not self._arena.fits(offer.size_bytes):
-            return None
+        known = self._namespaces.get(offer.namespace)
+        if known is None:
+            if not self._arena.fits(offer.size_bytes):
+                return None
+        elif known.block_bytes != offer.size_bytes:
+            raise _wrong_size(offer, known.block_bytes)
         while (offset := self._arena.allocate(offer.size_bytes)) is None:
             if not self._evict_for(offer):
                 return None
@@ -310,11 +313,10 @@ class BlockStore:
         if not known.num_users:
             del self._namespaces[offer.namespace]
 
-    def _check_size(self, offer: Offer) -> None:
-        known = self._namespaces.get(offer.namespace)
-        if known is not None and known.block_bytes != offer.size_bytes:
-            raise InvalidRequest(
-                f"size_bytes is {offer.size_bytes}; blocks of namespace {offer.namespace!r} "
-                f"have {known.block_bytes} bytes",
-                field="size_bytes",
-            )
+
+def _wrong_size(offer: Offer, block_bytes: int) -> InvalidRequest:
+    return InvalidRequest(
+        f"size_bytes is {offer.size_bytes}; blocks of namespace {offer.namespace!r} "
+        f"have {block_bytes} bytes",
+        field="size_bytes",
+    )

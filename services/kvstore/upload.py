@@ -102,16 +102,16 @@ class Upload:
         return self._store.reserve(offer)
 
     def _end(self, offer: Offer, room: StoredBlock | None, expected: int) -> None:
-        if offer.key in self._store:
-            if room is not None:
-                self._store.abandon(room)
-            self.num_present += 1
-        elif room is None:
-            self._drop(None, "no_room")
+        if room is None:
+            if offer.key in self._store:
+                self.num_present += 1
+            else:
+                self._drop(None, "no_room")
         elif checksum(self._store.view(room)) != expected:
             self._drop(room, "checksum")
+        elif self._store.commit(room, expected) is None:  # it has come by another way meanwhile
+            self.num_present += 1
         else:
-            self._store.commit(room, expected)
             self.num_stored += 1
 
     def _drop(self, room: StoredBlock | None, reason: str) -> None:
