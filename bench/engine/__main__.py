@@ -118,6 +118,7 @@ async def _measure(plan: Plan, console: Console, *, is_quick: bool) -> Report:
                 )
         except TimeoutError:
             raise BenchFailed(f"the run was not done within {LIMIT_S:.0f} s.") from None
+        floors = floors.best(measure_floors(plan.threads))
         found += tables(measured, [spec.title for spec in plan.specs], floors, config)
         found.append(error_table(measure_errors()))
     part = opening.result("Engine on a CPU", found)

@@ -26,6 +26,14 @@ class Floors:
     gemm_gflop_s: float
     torch_gemm_gflop_s: float
 
+    def best(self, other: Floors) -> Floors:
+        """The higher rates of two times at which they were measured: a disturbance ends."""
+        return Floors(
+            max(self.read_gb_s, other.read_gb_s),
+            max(self.gemm_gflop_s, other.gemm_gflop_s),
+            max(self.torch_gemm_gflop_s, other.torch_gemm_gflop_s),
+        )
+
     def decode_ms(self, config: ModelConfig, batch: int, bytes_per_weight: float = 4.0) -> float:
         """Below this no step of `batch` sequences ends: weights read once, products computed."""
         weights = num_step_weights(config)

@@ -35,7 +35,7 @@ def _floors(floors: Floors) -> Table:
         ("float32 products, native, GFLOP/s", floors.gemm_gflop_s),
         ("float32 products, torch, GFLOP/s", floors.torch_gemm_gflop_s),
     )
-    return Table("What this machine can do, measured in the same run", ("what", "best of 5"), rows)
+    return Table("What this machine can do, measured in the same run", ("what", "best of 10"), rows)
 
 
 def _columns() -> tuple[str, ...]:
