@@ -6,7 +6,6 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
-from pathlib import PurePath
 from typing import Any
 
 import pytest
@@ -39,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     A module does, for its fixtures; and so do all that start clusters.
     """
     order = {name: rank for rank, name in enumerate((*PROCESSES, *LONG))}
-    folders = {item: PurePath(item.nodeid).parts[1] for item in items}
+    folders = {item: item.path.parent.name for item in items}
     items.sort(key=lambda item: order.get(folders[item], len(order)))
     for item in items:
         module, _, _ = item.nodeid.partition("::")
