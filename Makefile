@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 JOBS ?= 2
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo up test check fix protos lock bench-serving bench-frontdoor bench-engine bench-kernels compile-kernels bench-index bench-admission bench-routing bench-kvstore doctor install install-dev clean
+.PHONY: help demo up test check fix protos lock bench-serving bench-frontdoor bench-engine bench-kernels bench-gpu compile-kernels bench-index bench-admission bench-routing bench-kvstore doctor install install-dev clean
 
 help: ## this list
 	@echo "Baton: prefill and decode as separate processes."
@@ -66,6 +66,9 @@ bench-admission: install ## measure good work done when more is asked than can b
 
 bench-kernels: install ## measure every kernel against the machine's floor and torch
 	@$(RUN) -m bench.kernels $(ARGS)
+
+bench-gpu: install-dev ## on a GPU: check kernels there, measure steps, kernels, ablations; 14 minutes
+	@$(RUN) -m bench.gpu $(ARGS)
 
 compile-kernels: install-dev ## compile Triton kernels for an H200, without one; record registers
 	@$(RUN) -m tools.compiled

@@ -27,7 +27,7 @@ from kernels.paged_attention import PagedAttention, StaticAttentionPlan
 from kernels.qk_norm_rope_write import QkNormRopeWrite
 from kernels.rms_norm import RmsNorm
 from kernels.route_experts import RouteExperts
-from kernels.sample import Sample
+from kernels.sample import DeviceSample, Sample
 from kernels.silu_mul import SiluMul
 from kernels.take_rows import TakeRows
 from kernels.unpack_blocks import UnpackBlocks
@@ -83,6 +83,15 @@ class Ops:
             for op, names in IMPLEMENTATIONS.items()
             if "native" in names
         )
+
+    @property
+    def device_sample(self) -> DeviceSample | None:
+        """The sampler in calls that leave tokens on the device; only `cuda` has them."""
+        if self.chosen["sample"] != "cuda":
+            return None
+        module: Any = import_module("kernels.sample.cuda")
+        made: DeviceSample = module
+        return made
 
     def static_attention_plan(
         self, num_sequences: int, heads: tuple[int, int, int], dtype: torch.dtype, device: str

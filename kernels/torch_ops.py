@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kernels import Ops
 from kernels.qk_norm_rope_write import QkNorm, Rotary, Slots
+from kernels.sample import PackedRows
 
 _SCHEMAS = (
     "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
@@ -92,7 +93,7 @@ def _draw(
     occurrences: Tensor | None,
     bias: Tensor | None,
 ) -> Tensor:
-    from kernels.sample.cuda import PackedRows, draw
+    from kernels.sample.cuda import draw
 
     return draw(logits, PackedRows(floats, counts, places, masks, listed, occurrences, bias))
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from baton.engine.exchange import Exchange
 from baton.engine.model.batch import Batch
 from baton.engine.sequence import Sequence
 
@@ -29,9 +29,9 @@ class LastDraw(Protocol):
 class BatchBuilder:
     """Lays chunks of sequences end to end, in the order given."""
 
-    def __init__(self, block_size: int, device: torch.device) -> None:
+    def __init__(self, block_size: int, exchange: Exchange) -> None:
         self._block_size = block_size
-        self._device = device
+        self._to_device = exchange.up
 
     def build(self, chunks: Mapping[Sequence, int], last: LastDraw | None = None) -> Batch:
         """The batch of `chunks`; rows are drawn from sequences that catch up with it.
@@ -98,13 +98,6 @@ class BatchBuilder:
         moves = [(query_start[end] - 1, rows[sequence]) for end, sequence in ends]
         places, sources = self._to_device(np.array(moves, dtype=np.int64).T.copy())
         token_ids.index_copy_(0, places, last.token_ids.index_select(0, sources))
-
-    def _to_device(self, array: NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self._device.type != "cuda":
-            return tensor
-        # From pinned memory a copy does not wait for what the GPU still computes.
-        return tensor.pin_memory().to(self._device, non_blocking=True)
 
 
 def _tokens(chunks: Mapping[Sequence, int]) -> list[int]:

@@ -1,22 +1,28 @@
 """Whole decode steps in buffers that stay where they are: on a GPU captured as CUDA graphs.
 
-A step of single tokens is copied into the buffers of the next larger bucket and runs there. On a
-CPU nothing is captured, and the same code runs the forward pass; that is how it is tested.
-Capturing and replaying have not run on a GPU yet.
+A step of single tokens is copied into the buffers of the next larger bucket and runs there: one
+graph for the forward pass, one behind it for draws that numbers describe. On a CPU nothing is
+captured, and the same code runs eagerly; that is how it is tested. Capturing and replaying have not
+run on a GPU yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import replace
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from baton.engine.buckets import bucket_of, bucket_sizes
+from baton.engine.exchange import Exchange
 from baton.engine.model.batch import Batch
 from baton.engine.tensor_arena import TensorArena
+from kernels.sample import DeviceSample, PackedRows
 
 
 class ForwardLike(Protocol):
@@ -45,42 +51,71 @@ class DecodeGraphs:
     """Runs steps in which every sequence computes one token and draws the next."""
 
     def __init__(
-        self, transformer: ForwardLike, arena: TensorArena, limits: tuple[int, int], plan: MakePlan
+        self,
+        transformer: ForwardLike,
+        arena: TensorArena,
+        limits: tuple[int, int],
+        plan: MakePlan,
+        device_sample: DeviceSample | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
         """`limits`: most sequences in a step, and the longest context in tokens."""
         most, context_len = limits
-        self._transformer = transformer
-        self._arena = arena
+        self._parts = _Parts(transformer, arena, exchange or Exchange(arena.device), device_sample)
         self._make_plan = plan
         self._width = arena.layout.num_blocks(context_len)
         self._sizes = bucket_sizes(most)
-        self._buckets: dict[int, _Bucket] = {}
+        self._buckets: dict[int, StaticDecode] = {}
 
-    def forward(self, batch: Batch) -> Tensor | None:
-        """Logits [B, vocab] of a decode step, valid until the next; None: it is not one."""
+    def prepare(self) -> None:
+        """Makes all buckets ready, the largest first: the others reuse what its graph takes.
+
+        Takes the blocks of nobody, but for the arena's spare one.
+        """
+        with torch.inference_mode():
+            for size in reversed(self._sizes):
+                self._bucket(size).rehearse()
+
+    def forward(self, batch: Batch) -> StaticDecode | None:
+        """A decode step, its forward pass launched; good until the next. None: it is not one."""
         num = len(batch.query_lens)
         size = bucket_of(num, self._sizes)
         if size is None or len(batch.sample_rows) != num or len(batch.token_ids) != num:
             return None
-        if size not in self._buckets:
-            self._buckets[size] = _Bucket(size, self._width, self._arena, self._make_plan(size))
-        bucket = self._buckets[size]
+        bucket = self._bucket(size)
         bucket.fill(batch)
-        return bucket.run(self._transformer)[:num]
+        bucket.forward()
+        return bucket
+
+    def _bucket(self, size: int) -> StaticDecode:
+        if size not in self._buckets:
+            plan = self._make_plan(size)
+            self._buckets[size] = StaticDecode(size, self._width, self._parts, plan)
+        return self._buckets[size]
 
 
-class _Bucket:
-    """Buffers for steps of up to `size` sequences, and the graph that reads them."""
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What all buckets share."""
+
+    transformer: ForwardLike
+    arena: TensorArena
+    exchange: Exchange
+    device_sample: DeviceSample | None
+
+
+class StaticDecode:
+    """Buffers for decode steps of up to `size` sequences, and the graphs that read them."""
 
     def __init__(
-        self, size: int, width: int, arena: TensorArena, plan: AttentionPlanLike | None
+        self, size: int, width: int, parts: _Parts, plan: AttentionPlanLike | None
     ) -> None:
+        arena = parts.arena
         device = arena.device
         self._size = size
-        self._kv = arena.with_spare
+        self._num = 0
+        self._parts = parts
         self._plan = plan
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._logits: Tensor | None = None
         rows = torch.arange(size + 1, device=device)
         # Unused rows are a first token that lies in the arena's spare block.
         self._unused = Batch(
@@ -99,44 +134,111 @@ class _Bucket:
         )
         own: dict[str, Any] = {name: getattr(self._unused, name).clone() for name in _FILLED}
         self._batch = replace(self._unused, **own)
+        # Unused rows draw greedily. No row has masks or lists.
+        self._rows = PackedRows(
+            torch.zeros(6, size, device=device),
+            torch.zeros(4, size, dtype=torch.int64, device=device),
+            torch.full((2, size), -1, dtype=torch.int32, device=device),
+            *(None, None, None, None),
+        )
+        self._forward = _Replay(self._run_forward, device)
+        self._draw = _Replay(self._run_draw, device)
+
+    @property
+    def logits(self) -> Tensor:
+        """[B, vocab] of the step that was filled in, once `forward` was called."""
+        return self._forward.result[: self._num]
+
+    def rehearse(self) -> None:
+        """Runs everything on unused rows, so that all is compiled and captured."""
+        self._plan_for((1,) * self._size)
+        self.forward()
+        if self._parts.device_sample is not None:
+            self._draw()
 
     def fill(self, batch: Batch) -> None:
-        """Copies a step into the buffers. Rows of an earlier, larger step become unused."""
-        num = len(batch.query_lens)
+        """Copies a step into the buffers. Rows that an earlier, larger step used become unused."""
+        num, before = len(batch.query_lens), self._num
         for name in _FILLED:
             target, source = getattr(self._batch, name), getattr(batch, name)
             if name == "block_tables":
                 target[:num, : source.shape[1]].copy_(source, non_blocking=True)
             else:
                 target[:num].copy_(source, non_blocking=True)
-            target[num:].copy_(getattr(self._unused, name)[num:])
-        lens = batch.host_context_lens + (1,) * (self._size - num)
+            if num < before:
+                target[num:before].copy_(getattr(self._unused, name)[num:before])
+        self._num = num
+        self._plan_for(batch.host_context_lens + (1,) * (self._size - num))
+
+    def forward(self) -> None:
+        """Launches the forward pass."""
+        self._forward()
+
+    def draw(self, floats: NDArray[np.float32], counts: NDArray[np.int64]) -> Tensor:
+        """See `StaticStep`. Valid until the next draw; rows behind those given draw for nobody."""
+        num = floats.shape[1]
+        self._parts.exchange.up_into(self._rows.floats[:, :num], floats)
+        self._parts.exchange.up_into(self._rows.counts[:, :num], counts)
+        self._draw()
+        return self._draw.result[:num]
+
+    def _plan_for(self, lens: tuple[int, ...]) -> None:
         if self._plan is not None:
             self._plan.update(lens)
         plans = {} if self._plan is None else self._plan.plans
         self._batch = replace(self._batch, host_context_lens=lens, plans=plans)
 
-    def run(self, transformer: ForwardLike) -> Tensor:
-        """Logits [size, vocab]."""
-        if self._kv.device.type != "cuda":
-            return transformer.forward(self._batch, self._kv)
-        if self._graph is None:
-            self._capture(transformer)
-        assert self._graph is not None
-        assert self._logits is not None
-        self._graph.replay()
-        return self._logits
+    def _run_forward(self) -> Tensor:
+        return self._parts.transformer.forward(self._batch, self._parts.arena.with_spare)
 
-    def _capture(self, transformer: ForwardLike) -> None:
+    def _run_draw(self) -> Tensor:
+        assert self._parts.device_sample is not None
+        return self._parts.device_sample.draw(self._forward.result, self._rows)
+
+
+class _Replay:
+    """A piece of work that reads and writes the same memory each time; on a GPU a CUDA graph."""
+
+    def __init__(self, work: Callable[[], Tensor], device: torch.device) -> None:
+        self._work = work
+        self._is_captured = device.type == "cuda"
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._result: Tensor | None = None
+
+    @property
+    def result(self) -> Tensor:
+        """What the last call left."""
+        assert self._result is not None, "nothing ran yet"
+        return self._result
+
+    def __call__(self) -> None:
+        """Launches the work."""
+        if not self._is_captured:
+            self._result = self._work()
+            return
+        if self._graph is None:
+            self._capture()
+        assert self._graph is not None
+        self._graph.replay()
+
+    def _capture(self) -> None:
         """Runs once, so that kernels compile and libraries choose, then captures."""
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            transformer.forward(self._batch, self._kv)
+            self._work()
         torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._logits = transformer.forward(self._batch, self._kv)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may copy blocks meanwhile: what they do is none of the capture's business.
+        with torch.cuda.graph(graph, pool=_pool(), capture_error_mode="thread_local"):
+            self._result = self._work()
+        self._graph = graph
+
+
+@cache
+def _pool() -> Any:
+    """Memory that all graphs share: they run one after the other, never at once."""
+    return torch.cuda.graph_pool_handle()
 
 
 _FILLED = (

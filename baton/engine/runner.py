@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor
 
 from baton.engine.batch_builder import BatchBuilder
 from baton.engine.decode_graphs import DecodeGraphs
+from baton.engine.drawn import Drawn
+from baton.engine.exchange import Exchange
 from baton.engine.model.batch import Batch
 from baton.engine.sampling import Sampler
 from baton.engine.sequence import Sequence
 from baton.engine.tensor_arena import TensorArena
 from baton.engine.types import NewToken
-from kernels.sample import Sample
+from kernels.sample import DeviceSample, Sample
 
 
 class ModelConfigLike(Protocol):
@@ -37,6 +40,8 @@ class OpsLike(Protocol):
 
     @property
     def sample(self) -> Sample: ...
+    @property
+    def device_sample(self) -> DeviceSample | None: ...
 
 
 class ModelLike(Protocol):
@@ -53,28 +58,28 @@ class ModelLike(Protocol):
 
 
 class ModelStep:
-    """A step whose forward pass was launched: a `Launched`."""
+    """A step whose forward pass was launched: a `Launched`, and a `LastDraw` for the next."""
 
     def __init__(
-        self, sampler: Sampler, logits: Tensor, drawing: list[Sequence], is_late: bool
+        self, drawing: list[Sequence], draw: Callable[[list[Sequence]], Drawn], is_late: bool
     ) -> None:
         self.drawing = drawing
         self.is_late = is_late
-        self._sampler = sampler
-        self._logits = logits
-        self._drawn: list[NewToken] | None = None
+        self._draw = draw
+        self._drawn: Drawn | None = None
 
     def draw(self) -> None:
         """See `Launched`."""
-        if self._drawn is None:
+        if self._drawn is None and self.drawing:
             with torch.inference_mode():
-                drawing = self.drawing
-                self._drawn = self._sampler.draw(self._logits, drawing) if drawing else []
+                self._drawn = self._draw(self.drawing)
 
     def read(self) -> dict[Sequence, NewToken]:
         """See `Launched`."""
-        assert self._drawn is not None, "a step is drawn before it is read"
-        return dict(zip(self.drawing, self._drawn, strict=True))
+        if self._drawn is None:
+            assert not self.drawing, "a step is drawn before it is read"
+            return {}
+        return dict(zip(self.drawing, self._drawn.read(), strict=True))
 
     @property
     def rows(self) -> dict[Sequence, int]:
@@ -85,37 +90,52 @@ class ModelStep:
     def token_ids(self) -> Tensor:
         """See `LastDraw`."""
         assert self._drawn is not None, "a step is drawn before the next is launched"
-        return torch.tensor([token.token_id for token in self._drawn])
+        return self._drawn.token_ids
 
 
 class ModelRunner:
     """A `Runner` on the arena's device."""
 
     def __init__(
-        self, model: ModelLike, arena: TensorArena, graphs: DecodeGraphs | None = None
+        self,
+        model: ModelLike,
+        arena: TensorArena,
+        graphs: DecodeGraphs | None = None,
+        exchange: Exchange | None = None,
+        *,
+        draws_on_device: bool = True,
     ) -> None:
-        """With `graphs` decode steps run in buffers that stay, on a GPU as CUDA graphs."""
+        """With `graphs` decode steps run in buffers that stay, on a GPU as CUDA graphs.
+
+        `exchange` and `draws_on_device` are there to measure what they are worth.
+        """
         self._graphs = graphs
         self.vocab_size = model.config.vocab_size
         self.eos_token_ids = frozenset(model.eos_token_ids)
         self._transformer = model.transformer
         self._kv = arena.tensor
-        self._builder = BatchBuilder(arena.layout.block_size, arena.device)
+        exchange = exchange or Exchange(arena.device)
+        self._builder = BatchBuilder(arena.layout.block_size, exchange)
         self._last: ModelStep | None = None
-        self._sampler = Sampler(model.ops.sample, self.vocab_size, self.eos_token_ids, arena.device)
+        device_sample = model.ops.device_sample if draws_on_device else None
+        self._sampler = Sampler(
+            model.ops.sample, self.vocab_size, self.eos_token_ids, exchange, device_sample
+        )
 
     def launch(self, chunks: Mapping[Sequence, int]) -> ModelStep:
         """See `Runner`. On a GPU nothing here waits for it."""
         drawing = [sequence for sequence, n in chunks.items() if n == sequence.num_uncomputed]
         with torch.inference_mode():
-            logits = self._forward(self._builder.build(chunks, self._last))
+            draw = self._forward(self._builder.build(chunks, self._last))
         # What draws on tokens that are unread waits for them, and all of its step with it.
         is_late = any(s.num_unread and s.draws_on_tokens for s in drawing)
-        self._last = ModelStep(self._sampler, logits, drawing, is_late)
+        self._last = ModelStep(drawing, draw, is_late)
         if not is_late:
             self._last.draw()
         return self._last
 
-    def _forward(self, batch: Batch) -> Tensor:
-        logits = None if self._graphs is None else self._graphs.forward(batch)
-        return self._transformer.forward(batch, self._kv) if logits is None else logits
+    def _forward(self, batch: Batch) -> Callable[[list[Sequence]], Drawn]:
+        static = None if self._graphs is None else self._graphs.forward(batch)
+        if static is not None:
+            return partial(self._sampler.draw, static.logits, static=static)
+        return partial(self._sampler.draw, self._transformer.forward(batch, self._kv))

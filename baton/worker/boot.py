@@ -126,7 +126,9 @@ def _warm_up(source: EngineSource) -> None:
     """
     block_size = source.layout.block_size
     num_tokens = block_size + 1
-    config = EngineConfig(num_blocks=4, block_size=block_size, context_len=2 * num_tokens)
+    config = EngineConfig(
+        num_blocks=4, block_size=block_size, context_len=2 * num_tokens, max_sequences=1
+    )
     double = source.make_engine(config)
     sampling = SamplingParams(max_tokens=3, ignore_eos=True)
     double.add(SequenceSpec("warm-up", (0,) * num_tokens, num_tokens, sampling))

@@ -48,6 +48,8 @@ class ModelEngines:
         """See `EngineSource`."""
         arena = TensorArena(self.layout, config.num_blocks, self.device, buffer)
         graphs = self._graphs(arena, config) if self._has_graphs else None
+        if graphs is not None:
+            graphs.prepare()
         return Engine(ModelRunner(self._model, arena, graphs), config, arena)
 
     def _graphs(self, arena: TensorArena, config: EngineConfig) -> DecodeGraphs:
@@ -60,6 +62,7 @@ class ModelEngines:
             arena,
             limits,
             lambda num: ops.static_attention_plan(num, heads, dtype, self.device),
+            ops.device_sample,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +50,9 @@ def main(
             show_default="all",
         ),
     ] = None,
+    seconds: Annotated[
+        float, typer.Option(help="No job is begun after so many.", show_default="no limit")
+    ] = 0.0,
     quick: Annotated[
         bool, typer.Option("--quick", help="A small run: shows that it works, not how fast.")
     ] = False,
@@ -67,7 +71,7 @@ def main(
     setting = Setting(device, getattr(torch, chosen.value), sizes)
     torch.set_num_threads(threads or num_cores())
     try:
-        report = _run(setting, tuple(only or ()), console, is_quick=quick)
+        report = _run(setting, tuple(only or ()), console, seconds, is_quick=quick)
     except BenchFailed as error:
         fail(error, console)
         sys.exit(1)
@@ -82,7 +86,10 @@ def main(
     conclude(report, out, kinds, console)
 
 
-def _run(setting: Setting, only: tuple[str, ...], console: Console, *, is_quick: bool) -> Report:
+def _run(
+    setting: Setting, only: tuple[str, ...], console: Console, limit_s: float, *, is_quick: bool
+) -> Report:
+    until = time.monotonic() + limit_s if limit_s else None
     machine = _describe(setting)
     opening = introduce(machine, console)
     torch.manual_seed(1)
@@ -92,7 +99,10 @@ def _run(setting: Setting, only: tuple[str, ...], console: Console, *, is_quick:
     rates = measure_rates(watch, setting.device, setting.dtype)
     with Steps(console) as steps:
         run = Run(is_quick, steps, console)
-        results = list(measure(run, setting, jobs, watch, rates))
+        results = list(measure(run, setting, jobs, watch, rates, until))
+    if len(results) < len(jobs):
+        console.print(f"{len(jobs) - len(results)} jobs were left out: no time", style="yellow")
+        machine["left out"] = ", ".join(f"{j.op}/{j.shape}" for j in jobs[len(results) :])
     part = opening.result("Kernels", tables(results, rates))
     console.print(to_terminal(part))
     return Report(machine, is_quick, (part,), "Kernels")

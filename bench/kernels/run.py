@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -51,12 +52,20 @@ def plan(setting: Setting, only: tuple[str, ...]) -> list[Planned]:
 
 
 def measure(
-    run: Run, setting: Setting, jobs: list[Planned], watch: Stopwatch, rates: Rates
+    run: Run,
+    setting: Setting,
+    jobs: list[Planned],
+    watch: Stopwatch,
+    rates: Rates,
+    until: float | None = None,
 ) -> Iterator[Measured]:
-    """In order; each job's memory is free before the next."""
+    """In order; each job's memory is free before the next. None is begun after `until`, in
+    monotonic seconds."""
     ops = kernels.load(setting.device)  # checks each op against its reference first
     run.steps.begin("Kernels", len(jobs))
     for planned in jobs:
+        if until is not None and time.monotonic() > until:
+            return
         run.steps.next(f"{planned.op} {planned.shape}")
         with torch.inference_mode():
             yield _measure(ops, planned, planned.make(), watch, rates)

@@ -1,41 +1,10 @@
-"""Cases of gelu_tanh_mul: those of silu_mul, with tolerances of its own."""
+"""Cases of gelu_tanh_mul: those of silu_mul, with a tolerance of its own."""
 
 from __future__ import annotations
 
-from functools import partial
-
-import torch
-
-from kernels.case import Arguments, Case, Tolerance, normal
-
-
-def _make(
-    device: str,
-    shape: tuple[int, int],
-    dtype: torch.dtype = torch.float32,
-    scale: float = 1.0,
-    stride: int = 1,
-) -> Arguments:
-    rows = normal((shape[0] * stride, 2 * shape[1]), seed=1, dtype=dtype) * scale
-    return (rows.to(device)[::stride],)
-
+from kernels.case import Tolerance
+from kernels.silu_mul.cases import gated_cases
 
 # Far below zero 1 + tanh cancels: there the result is a few roundings (6e-8) of gate * up, not of
-# itself. Half types round once.
-_FLOAT32 = Tolerance(2e-6, 1e-5)
-_BFLOAT16 = Tolerance(1e-3, 2.0**-7)
-_FLOAT16 = Tolerance(1e-4, 2.0**-10)
-
-CASES = (
-    Case("one row", partial(_make, shape=(1, 8)), _FLOAT32),
-    Case("no rows", partial(_make, shape=(0, 64)), _FLOAT32),
-    Case("one column", partial(_make, shape=(3, 1)), _FLOAT32),
-    Case("odd width", partial(_make, shape=(5, 333)), _FLOAT32),
-    Case("a column beyond the tile", partial(_make, shape=(2, 2049)), _FLOAT32),
-    Case("strided rows", partial(_make, shape=(7, 96), stride=3), _FLOAT32),
-    # The cube overflows: the gate must go to 0 or to itself, not to NaN.
-    Case("saturated gates", partial(_make, shape=(4, 128), scale=1e14), _FLOAT32),
-    Case("all zero", partial(_make, shape=(2, 128), scale=0.0), _FLOAT32),
-    Case("bfloat16", partial(_make, shape=(9, 256), dtype=torch.bfloat16), _BFLOAT16),
-    Case("float16", partial(_make, shape=(9, 256), dtype=torch.float16), _FLOAT16),
-)
+# itself. The cube of the saturating scale overflows.
+CASES = gated_cases(Tolerance(2e-6, 1e-5), saturating=1e14)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.block_tiles import Walk, launch_types, options, packed_strides, start_of
 from kernels.launch import Launch
-from kernels.packed import LARGEST, TINY, Form, clear_gaps, parts, require_whole_tiles
-from kernels.tiles import num_warps, tile_size, tiles_per_program
+from kernels.packed import LARGEST, TINY, Form, clear_gaps, parts
+from kernels.tiles import tile_size
 
 _HALF_TO_EVEN = tl.constexpr(12582912.0)
 """1.5 * 2**23: a float32 of less than 2**22 plus this minus this is rounded to an integer."""
@@ -44,9 +47,7 @@ def pack(
     is_inside = inner < BLOCK_SIZE * HEAD_DIM
     for step in tl.static_range(TILES):
         tile = tl.program_id(1) * TILES + step
-        layer, kind, head = tile // (2 * heads), tile // heads % 2, tile % heads
-        start = block * stride_block + layer.to(tl.int64) * stride_layer
-        start += kind.to(tl.int64) * stride_kind + head.to(tl.int64) * stride_head
+        start = start_of(tile, block, heads, stride_block, stride_layer, stride_kind, stride_head)
         has_tile = tile < num_tiles
         is_filled = is_inside & (inner < num_filled) & has_tile
         x = tl.load(arena_ptr + start + inner, mask=is_filled, other=0)
@@ -71,69 +72,44 @@ def pack(
 
 def run(arena: Tensor, block_ids: Tensor, filled: Tensor, form: Form, out: Tensor) -> None:
     """See the contract."""
-    require_whole_tiles(arena)
+    walk = Walk.over(arena, block_ids.numel())
     packed = parts(out, arena, form)
     clear_gaps(out, arena, form)
-    _, layers, _, heads, block_size, head_dim = arena.shape
-    num_tiles, tile = layers * 2 * heads, tile_size(block_size, head_dim)
-    each = tiles_per_program(tile)
-    if not block_ids.numel() or not num_tiles:
+    if walk.is_empty:
         return
-    pack[(block_ids.numel(), triton.cdiv(num_tiles, each))](
+    pack[walk.grid](
         arena,
         block_ids,
         filled,
         packed.values,
         packed.scales,
-        num_tiles,
-        heads,
-        *arena.stride()[:4],
-        packed.values.stride(0),
-        0 if packed.scales is None else packed.scales.stride(0),
-        BLOCK_SIZE=block_size,
-        HEAD_DIM=head_dim,
-        TILE=tile,
-        TILES=each,
-        LARGEST=LARGEST.get(form, 1.0),
-        IS_INTEGER=form is Form.INT8,
-        TINY=TINY,
-        num_warps=num_warps(tile),
+        *walk.arguments,
+        *packed_strides(packed),
+        **_constants(form, *arena.shape[4:]),
+        **walk.options,
     )
 
 
-_ADDRESSES = {
-    "arena_ptr": "*bf16:16",
-    "block_ids_ptr": "*i64:16",
-    "filled_ptr": "*i32:16",
-    "num_tiles": "i32:16",
-    "heads": "i32",
-    "stride_block": "i64:16",
-    "stride_layer": "i32:16",
-    "stride_kind": "i32:16",
-    "stride_head": "i32:16",
-    "values_stride": "i32:16",
-}
-
-
-def _launch(form: Form, stored: str, block_size: int) -> Launch:
-    tile = tile_size(block_size, 128)
-    scales = {"scales_ptr": "*fp32:16", "scales_stride": "i32:16"}
-    constants = {
+def _constants(form: Form, block_size: int, head_dim: int) -> dict[str, Any]:
+    return {
         "BLOCK_SIZE": block_size,
-        "HEAD_DIM": 128,
-        "TILE": tile,
-        "TILES": tiles_per_program(tile),
+        "HEAD_DIM": head_dim,
         "LARGEST": LARGEST.get(form, 1.0),
         "IS_INTEGER": form is Form.INT8,
         "TINY": TINY,
     }
-    is_plain = form is Form.PLAIN
+
+
+def _launch(form: Form, stored: str, block_size: int) -> Launch:
+    types, none = launch_types(stored)
+    shape = options(tile_size(block_size, 128))
+    warps = shape.pop("num_warps")
     return Launch(
         f"{form.value} of blocks of {block_size}",
         pack,
-        {**_ADDRESSES, "values_ptr": f"*{stored}:16", **({} if is_plain else scales)},
-        {**constants, **({"scales_ptr": None, "scales_stride": 0} if is_plain else {})},
-        num_warps=num_warps(tile),
+        types | {"filled_ptr": "*i32:16"},
+        _constants(form, block_size, 128) | shape | none,
+        num_warps=warps,
         expects=("ld.global.v4", "st.global.v4"),
     )
 

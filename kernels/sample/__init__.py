@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -55,6 +55,48 @@ class Sampled:
     token_ids: tuple[int, ...]
     logprobs: tuple[tuple[float, tuple[tuple[int, float], ...]] | None, ...]
     """Per row that wants them: the drawn token's, then (id, log-probability) of the likeliest."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRows:
+    """`SampleRows` in a fixed number of tensors on the logits' device, for S rows."""
+
+    floats: Tensor
+    """[6, S] float32: temperature, top-p, min-p, repetition, presence, frequency penalty."""
+    counts: Tensor
+    """[4, S] int64: top-k, seed, sample index, output position."""
+    places: Tensor
+    """[2, S] int32: each row's place in `masks` and in the tables of lists; -1 without."""
+    masks: Tensor | None
+    """[M, ceil(V / 32)] int32 in the contract's form."""
+    listed: Tensor | None
+    """[L, ceil(V / 32)] int32: tokens of prompt, output or bias that a row lists, one bit each."""
+    occurrences: Tensor | None
+    """[L, V] int32 of listed tokens: how often in the output, and 2**30 if in the prompt."""
+    bias: Tensor | None
+    """[L, V] float32 of listed tokens."""
+
+
+class DeviceSample(Protocol):
+    """Sampling that leaves its results on the device and waits for nothing there."""
+
+    def pack(self, rows: SampleRows, vocab_size: int, /) -> PackedRows:
+        """The rows as `draw` takes them."""
+
+    def draw(self, logits: Tensor, rows: PackedRows, /) -> Tensor:
+        """Token ids [S] int64 for `logits [S, V]` float32 with dense rows; S > 0.
+
+        Fits into a CUDA graph: it reads nothing on the host.
+        """
+
+    def likeliest(
+        self, logits: Tensor, sources: Tensor, token_ids: Tensor, num_top: int, /
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities under the logits as given, for the rows `sources` [R] int64.
+
+        Of the token in `token_ids` [S], [R] float32; of the `num_top` likeliest, [R, num_top]
+        float32 in falling order, and their ids, [R, num_top] int64.
+        """
 
 
 Sample: TypeAlias = Callable[[Tensor, SampleRows], Sampled]

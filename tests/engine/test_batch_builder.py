@@ -8,6 +8,7 @@ import torch
 from fake_model import spec_of
 
 from baton.engine.batch_builder import BatchBuilder
+from baton.engine.exchange import Exchange
 from baton.engine.sequence import Sequence
 
 
@@ -22,7 +23,7 @@ def test_chunks_lie_end_to_end_with_their_places() -> None:
     decode = sequence([9, 8, 7, 6, 5, 4], [3, 1], num_computed=5)
     chunk = sequence([10, 11, 12, 13, 14, 15, 16, 17, 18], [7, 0, 2], num_computed=2)
 
-    batch = BatchBuilder(4, torch.device("cpu")).build({decode: 1, chunk: 4})
+    batch = BatchBuilder(4, Exchange(torch.device("cpu"))).build({decode: 1, chunk: 4})
 
     assert batch.token_ids.tolist() == [4, 12, 13, 14, 15]
     assert batch.positions.tolist() == [5, 2, 3, 4, 5]
@@ -39,7 +40,7 @@ def test_tables_are_padded_with_zero_and_types_are_the_contracts() -> None:
     short = sequence([5], [6], num_computed=0)
     long = sequence(list(range(2, 12)), [1, 2, 3], num_computed=0)
 
-    batch = BatchBuilder(4, torch.device("cpu")).build({short: 1, long: 10})
+    batch = BatchBuilder(4, Exchange(torch.device("cpu"))).build({short: 1, long: 10})
 
     assert batch.block_tables.tolist() == [[6, 0, 0], [1, 2, 3]]
     assert batch.sample_rows.tolist() == [0, 10]
@@ -52,7 +53,9 @@ def test_tables_are_padded_with_zero_and_types_are_the_contracts() -> None:
 
 
 def test_a_batch_without_rows_to_draw_from_has_an_empty_list_of_them() -> None:
-    batch = BatchBuilder(4, torch.device("cpu")).build({sequence(list(range(9)), [0, 1, 2], 0): 5})
+    batch = BatchBuilder(4, Exchange(torch.device("cpu"))).build(
+        {sequence(list(range(9)), [0, 1, 2], 0): 5}
+    )
 
     assert batch.sample_rows.shape == (0,)
     assert batch.sample_rows.dtype is torch.int64

@@ -1,4 +1,4 @@
-"""Decode steps in static buffers draw what steps of any shape draw."""
+"""Decode steps in static buffers, launched ahead, draw what steps of any shape draw."""
 
 from __future__ import annotations
 
@@ -40,7 +40,13 @@ def test_buckets_hold_all_sizes_and_waste_little(most: int) -> None:
 
 def engine_of(model: LoadedModel, device: str, *, has_graphs: bool) -> Engine:
     facts = model.config
-    config = EngineConfig(num_blocks=40, max_sequences=8, max_batch_tokens=64, context_len=96)
+    config = EngineConfig(
+        num_blocks=40,
+        max_sequences=8,
+        max_batch_tokens=64,
+        context_len=96,
+        looks_ahead=has_graphs,
+    )
     heads = (facts.num_heads, facts.num_kv_heads, facts.head_dim)
     shape = (facts.num_layers, *heads[1:])
     layout = KvLayout(16, *shape, "float32", make_namespace(model.fingerprint))
@@ -51,7 +57,10 @@ def engine_of(model: LoadedModel, device: str, *, has_graphs: bool) -> Engine:
         arena,
         (config.max_sequences, config.context_len),
         lambda num: model.ops.static_attention_plan(num, heads, torch.float32, device),
+        model.ops.device_sample,
     )
+    if has_graphs:
+        graphs.prepare()
     return Engine(ModelRunner(model, arena, graphs if has_graphs else None), config, arena)
 
 

@@ -7,6 +7,7 @@ from array import array
 import torch
 from fake_model import greedy, spec_of
 
+from baton.engine.exchange import Exchange
 from baton.engine.sampling import Sampler
 from baton.engine.sequence import Sequence
 from baton.request import SamplingParams, TokenLogprobs
@@ -34,7 +35,7 @@ def sequence(sampling: SamplingParams, output: tuple[int, ...] = (), **rest: obj
 
 def rows_of(*sequences: Sequence, sampler: Sampler | None = None) -> SampleRows:
     recorder = Recorder()
-    sampler = sampler or Sampler(recorder, 64, frozenset(), torch.device("cpu"))
+    sampler = sampler or Sampler(recorder, 64, frozenset(), Exchange(torch.device("cpu")))
     sampler._sample = recorder
     sampler.draw(torch.zeros(len(sequences), 64), sequences)
     assert recorder.rows is not None
@@ -70,7 +71,7 @@ def test_rows_without_penalties_carry_no_tokens() -> None:
 
 
 def test_output_tokens_grow_with_the_sequence() -> None:
-    sampler = Sampler(Recorder(), 64, frozenset(), torch.device("cpu"))
+    sampler = Sampler(Recorder(), 64, frozenset(), Exchange(torch.device("cpu")))
     made = sequence(greedy(repetition_penalty=2.0))
     for length in range(150):
         rows = rows_of(made, sampler=sampler)
@@ -81,7 +82,7 @@ def test_output_tokens_grow_with_the_sequence() -> None:
 
 
 def test_stop_ids_are_forbidden_until_min_tokens_are_there() -> None:
-    sampler = Sampler(Recorder(), 64, frozenset(), torch.device("cpu"))
+    sampler = Sampler(Recorder(), 64, frozenset(), Exchange(torch.device("cpu")))
     made = sequence(greedy(min_tokens=2, logit_bias={9: 5.0, 3: -1.0}))
 
     first = rows_of(made, sampler=sampler)
@@ -96,10 +97,10 @@ def test_stop_ids_are_forbidden_until_min_tokens_are_there() -> None:
 
 
 def test_log_probabilities_come_with_their_token() -> None:
-    sampler = Sampler(Recorder(), 64, frozenset(), torch.device("cpu"))
+    sampler = Sampler(Recorder(), 64, frozenset(), Exchange(torch.device("cpu")))
     rows = [sequence(greedy()), sequence(greedy(logprobs_count=2))]
 
-    plain, detailed = sampler.draw(torch.zeros(2, 64), rows)
+    plain, detailed = sampler.draw(torch.zeros(2, 64), rows).read()
 
     assert plain.logprobs is None
     assert detailed.logprobs == TokenLogprobs(1, -1.5, ((3, -0.5), (3, -0.5)))

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import kernels
 from kernels import torch_ops
 from kernels.case import normal
+from kernels.sample import PackedRows
 from kernels.sample.cases import CASES as SAMPLE_CASES
 
 OPS = ("rms_norm", "add_rms_norm", "silu_mul", "gelu_tanh_mul", "take_rows", "qk_norm_rope_write")
@@ -129,7 +130,7 @@ def test_a_graph_draws_anew_from_rows_that_changed() -> None:
     sample = import_module("kernels.sample.cuda")
     logits, rows = SAMPLE_CASES[0].make("cuda")
     packed = sample.pack(rows, logits.shape[1])
-    fields = [getattr(packed, name) for name in sample.PackedRows.__dataclass_fields__]
+    fields = [getattr(packed, name) for name in PackedRows.__dataclass_fields__]
     torch.ops.baton.draw(logits, *fields)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

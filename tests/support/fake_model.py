@@ -23,7 +23,7 @@ from baton.engine.runner import ModelRunner
 from baton.engine.tensor_arena import TensorArena
 from baton.engine.types import EngineConfig, Finished, NewToken, SequenceSpec, StepOutput
 from baton.request import FinishReason, SamplingParams
-from kernels.sample import Sample, SampleRows
+from kernels.sample import DeviceSample, Sample, SampleRows
 from kernels.sample.reference import run as sample_reference
 
 VOCAB_SIZE = 64
@@ -110,6 +110,7 @@ class FakeConfig:
 @dataclass(frozen=True)
 class FakeOps:
     sample: Sample = sample_reference
+    device_sample: DeviceSample | None = None
 
 
 @dataclass

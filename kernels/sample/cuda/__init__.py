@@ -13,31 +13,11 @@ import triton
 from torch import Tensor
 
 from kernels.launch import Launch
-from kernels.sample import Sampled, SampleRows
+from kernels.sample import PackedRows, Sampled, SampleRows
 from kernels.sample.cuda import choose, lists, scan
 from kernels.sample.cuda.likeliest import NUM_WARPS, likeliest_kernel
 
 _Logprobs = tuple[float, tuple[tuple[int, float], ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class PackedRows:
-    """`SampleRows` in a fixed number of tensors on the logits' device, for S rows."""
-
-    floats: Tensor
-    """[6, S] float32: temperature, top-p, min-p, repetition, presence, frequency penalty."""
-    counts: Tensor
-    """[4, S] int64: top-k, seed, sample index, output position."""
-    places: Tensor
-    """[2, S] int32: each row's place in `masks` and in the tables of lists; -1 without."""
-    masks: Tensor | None
-    """[M, ceil(V / 32)] int32 in the contract's form."""
-    listed: Tensor | None
-    """[L, ceil(V / 32)] int32: tokens of prompt, output or bias that a row lists, one bit each."""
-    occurrences: Tensor | None
-    """[L, V] int32 of listed tokens: how often in the output, and 2**30 if in the prompt."""
-    bias: Tensor | None
-    """[L, V] float32 of listed tokens."""
 
 
 def run(logits: Tensor, rows: SampleRows) -> Sampled:
@@ -62,10 +42,17 @@ def pack(rows: SampleRows, vocab_size: int) -> PackedRows:
     return PackedRows(
         torch.stack((*floats, *penalties)),
         torch.stack((rows.top_k, rows.seed, rows.sample_index, rows.output_position)),
-        torch.tensor(places, dtype=torch.int32).to(device, non_blocking=True),
+        _send(torch.tensor(places, dtype=torch.int32), device),
         torch.stack(masks) if masks else None,
         *(_tables(rows, places[1], vocab_size) if any(has_lists) else (None, None, None)),
     )
+
+
+def _send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small tensor's copy on the device: only from pinned memory does it surely not wait."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _places(has_one: list[bool]) -> list[int]:
@@ -87,7 +74,7 @@ def _tables(rows: SampleRows, places: list[int], vocab_size: int) -> tuple[Tenso
     tokens = torch.cat([ids for _, ids in entries])
     lens = torch.tensor([len(ids) for _, ids in entries])
     of_entries = torch.tensor([place for place, _ in entries]).repeat_interleave(lens)
-    at = of_entries.to(device, non_blocking=True)
+    at = _send(of_entries, device)
     values = [value for value in rows.bias_values if value is not None]
     values_all = torch.cat(values) if values else torch.empty(0, device=device)
     words = -(-vocab_size // 32)
