@@ -114,7 +114,7 @@ class KeyChain(Sequence[BlockKey]):
     """
 
     STEP = 32
-    """So many are made at once, at the least."""
+    """Behind those that are asked for so many are made ahead, or as many as there are already."""
 
     def __init__(self, root: bytes, token_ids: Sequence[int], block_size: int) -> None:
         self._root = root
@@ -143,7 +143,7 @@ class KeyChain(Sequence[BlockKey]):
     def _make(self, count: int) -> None:
         num_made = len(self._keys)
         if count > num_made:
-            limit = max(count, num_made + self.STEP)
+            limit = max(count, num_made + min(num_made, self.STEP))
             self._keys += chain_keys(
                 self._root, self._token_ids, self._block_size, self._keys, limit
             )

@@ -95,20 +95,20 @@ class HolderSets:
                 if not left:
                     self._orphans.add(number)
 
-    def add_one(self, number: int, bit: int) -> int:
-        """The set that a block of set `number` belongs to with one worker more."""
-        return self._move(number, self.masks[number] | bit, bit, 1)
+    def add_some(self, number: int, bit: int, count: int) -> int:
+        """The set that so many blocks of set `number` belong to with one worker more."""
+        return self._move(number, self.masks[number] | bit, bit, count)
 
-    def drop_one(self, number: int, bit: int) -> int:
-        """The set that a block of set `number` belongs to with one worker less."""
-        return self._move(number, self.masks[number] & ~bit, bit, 1)
+    def drop_some(self, number: int, bit: int, count: int) -> int:
+        """The set that so many blocks of set `number` belong to with one worker less."""
+        return self._move(number, self.masks[number] & ~bit, bit, count)
 
     def add(self, values: Values, bit: int) -> Values:
-        """As `add_one` for different blocks."""
+        """As `add_some` for blocks of different sets."""
         return self._move_all(values, bit, True)
 
     def drop(self, values: Values, bit: int) -> Values:
-        """As `drop_one` for different blocks."""
+        """As `drop_some` for blocks of different sets."""
         return self._move_all(values, bit, False)
 
     def are_orphans(self, values: Values) -> NDArray[np.bool_]:

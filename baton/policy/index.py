@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import TypeVar
 
 import numpy as np
@@ -11,12 +13,15 @@ from numpy.typing import NDArray
 
 from baton.blocks import KEY_BYTES, BlockKey
 from baton.policy.holders import HolderSets, Walk
-from baton.policy.keytable import KeyTable, Prints, Slots, print_of, prints_of
+from baton.policy.keytable import KeyTable, Prints, Slots, few_prints_of, print_of, prints_of
 
 Number = TypeVar("Number", np.uint64, np.int64)
 
-FEW_KEYS = 16
-"""So many keys are sooner taken one by one than all at once."""
+_FIRST_KEYS = 2
+FEW_KEYS = 64
+"""So many keys are sooner looked up one by one than all at once."""
+FEW_CHANGES = 48
+"""The same for keys that come and go."""
 _PIECE = 16_384
 """Keys taken at once at the most: 20 ms at 1 us each, and 3 MB while it lasts."""
 _SWEEP_SLOTS = 65_536
@@ -63,7 +68,7 @@ class BlockIndex:
 
     def store(self, worker_id: str, key: BlockKey) -> None:
         """The worker caches the block now. Idempotent."""
-        self._store_one(self._holders.join(worker_id), print_of(key))
+        self._change_few(self._holders.join(worker_id), (print_of(key),), True)
 
     def store_all(self, worker_id: str, packed: bytes) -> None:
         """As `store` for many keys."""
@@ -71,7 +76,7 @@ class BlockIndex:
 
     def remove(self, worker_id: str, key: BlockKey) -> None:
         """The worker does not cache the block any more. Idempotent."""
-        self._remove_one(self._holders.bit(worker_id), print_of(key))
+        self._change_few(self._holders.bit(worker_id), (print_of(key),), False)
 
     def remove_all(self, worker_id: str, packed: bytes) -> None:
         """As `remove` for many keys."""
@@ -83,12 +88,13 @@ class BlockIndex:
             _Batch(self._holders.join(one.worker_id), prints_of(one.packed), one.is_stored)
             for one in changes
         ]
-        if sum(len(batch.prints) for batch in batches) > FEW_KEYS:
+        if sum(len(batch.prints) for batch in batches) > FEW_CHANGES:
             self._apply(batches)
             return
         for batch in batches:  # none at all included
-            for print_, stores in zip(batch.prints.tolist(), batch.is_stored.tolist(), strict=True):
-                (self._store_one if stores else self._remove_one)(batch.bit, print_)
+            events = zip(batch.is_stored.tolist(), batch.prints.tolist(), strict=True)
+            for stores, run in groupby(events, itemgetter(0)):
+                self._change_few(batch.bit, [print_ for _, print_ in run], stores)
 
     def clear(self, worker_id: str) -> None:
         """The worker caches nothing, from now on; `sweep` gives the memory back in small steps."""
@@ -126,16 +132,22 @@ class BlockIndex:
 
     def walk(self, keys: Sequence[BlockKey]) -> Walk:
         """How far each worker, and all stores together, come along the chain."""
-        walk = self._holders.walk()
-        for depth, key in enumerate(keys[:FEW_KEYS]):
-            slot = self._table.find_one(print_of(key))
-            if not walk.step(depth, self._table.value_view[slot] if slot >= 0 else 0):
-                return walk
-        start, end = FEW_KEYS, 16 * FEW_KEYS
+        walk, table = self._holders.walk(), self._table
+        # In growing pieces: keys may be made when they are asked for.
+        start, end = 0, _FIRST_KEYS
+        while start < min(len(keys), FEW_KEYS):
+            slots = table.find_few(few_prints_of(b"".join(keys[start:end])))
+            values, last = table.value_view, -1
+            for depth, slot in enumerate(slots, start):
+                number = values[slot] if slot >= 0 else 0
+                if number != last and not walk.step(depth, number):
+                    return walk
+                last = number
+            start, end = end, min(8 * end, FEW_KEYS)
+        start, end = FEW_KEYS, 4 * FEW_KEYS
         while start < len(keys):
-            # In growing pieces: keys may be made when they are asked for.
-            slots = self._table.find(prints_of(b"".join(keys[start:end])))
-            found = np.where(slots >= 0, self._table.values[slots], 0)
+            places = table.find(prints_of(b"".join(keys[start:end])))
+            found = np.where(places >= 0, table.values[places], 0)
             changes = np.flatnonzero(found[1:] != found[:-1]) + 1
             for at in [0, *changes.tolist()]:
                 if not walk.step(start + at, int(found[at])):
@@ -146,29 +158,40 @@ class BlockIndex:
 
     def _store_all(self, bit: int, packed: bytes) -> None:
         prints = prints_of(packed)
-        if len(prints) <= FEW_KEYS:
-            for print_ in prints.tolist():
-                self._store_one(bit, print_)
+        if len(prints) <= FEW_CHANGES:
+            self._change_few(bit, prints.tolist(), True)
             return
         for at in range(0, len(prints), _PIECE):
             piece = prints[at : at + _PIECE]
             self._apply([_Batch(bit, piece, np.ones(len(piece), np.bool_))])
 
-    def _store_one(self, bit: int, print_: int) -> None:
-        slot = self._table.find_one(print_)
-        if slot < 0:
-            slot = self._table.insert_one(print_)
-        values = self._table.value_view
-        values[slot] = self._holders.add_one(values[slot], bit)
-
-    def _remove_one(self, bit: int, print_: int) -> None:
-        slot = self._table.find_one(print_)
-        if slot >= 0:
-            value = self._holders.drop_one(self._table.value_view[slot], bit)
-            if value:
-                self._table.value_view[slot] = value
-            else:
-                self._table.remove_one(slot)
+    def _change_few(self, bit: int, prints: Sequence[int], stores: bool) -> None:
+        """Key by key, but sets of holders by the run: blocks of one prompt change alike."""
+        table, holders = self._table, self._holders
+        if stores:
+            table.reserve(len(prints))
+        version, values = table.version, table.value_view
+        prints = list(dict.fromkeys(prints))
+        alike: dict[int, list[int]] = {}
+        for print_, slot in zip(prints, table.find_few(prints), strict=True):
+            if slot < 0:
+                if not stores:
+                    continue
+                slot = table.insert_one(print_)
+            alike.setdefault(values[slot], []).append(slot)
+        if table.version != version:  # a key had to make room, and may be one of these
+            for print_ in prints:
+                slot = table.find_one(print_)
+                table.value_view[slot] = holders.add_some(table.value_view[slot], bit, 1)
+            return
+        for value, slots in alike.items():
+            count = len(slots)
+            moved = (holders.add_some if stores else holders.drop_some)(value, bit, count)
+            for slot in slots:
+                if moved:
+                    values[slot] = moved
+                else:
+                    table.remove_one(slot)
 
     def _apply(self, batches: Sequence[_Batch]) -> None:
         """Looks all keys up together; only sets of holders are moved batch by batch."""

@@ -105,13 +105,13 @@ def _pairs(
     config: RoutingConfig,
 ) -> list[_Pair]:
     """All ways worth weighing, with their costs."""
-    sources = [PromptCost.of(request, state) for state in prefills]
+    sources = [PromptCost(request, state) for state in prefills]
     sources.sort(key=_ready)
     insists = config.prefill is Prefill.REMOTE or config.remote_threshold_tokens is not None
     pairs: list[_Pair] = []
     least = inf
     for state in decodes:
-        decode = DecodeCost.of(request, state, aims, config)
+        decode = DecodeCost(request, state, aims, config)
         remotes = _remotes(decode, sources, insists, config)
         if not remotes or not insists:
             cost, ttft = local_cost(decode, aims, config)
@@ -121,7 +121,7 @@ def _pairs(
         for number, remote in enumerate(remotes):
             if number >= ALWAYS_WEIGHED:
                 # Those that follow are ready later still.
-                floor = waiting_ms(before_ms + remote.ready_ms, aims) + decode.remote_rest_ms
+                floor = waiting_ms(before_ms + remote.ready_ms, aims) + decode.rest_ms
                 if floor > HOPELESS * least:
                     break
             cost, ttft = remote_cost(decode, remote, aims)
@@ -150,8 +150,7 @@ def _remotes(
     return [
         source
         for source in sources
-        if source.state.view.namespace == namespace
-        and not (insists and source.state.view.failure_ms)
+        if (its := source.state.view).namespace == namespace and not (insists and its.failure_ms)
     ]
 
 

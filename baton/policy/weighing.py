@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from baton.policy.decision import Option
 from baton.policy.workers import RouteRequest, RoutingConfig, WorkerState
@@ -19,7 +20,7 @@ LATE_WEIGHT = 0.1
 """What waiting weighs once the target is missed: others must not be harmed to save what is lost."""
 
 
-# None of these is frozen, that takes three times as long to make. Nobody changes one.
+# Not frozen, that takes three times as long to make. Nobody changes one.
 @dataclass(slots=True)
 class Aims:
     """What one request is weighed by."""
@@ -57,28 +58,25 @@ def waiting_ms(ttft_ms: float, aims: Aims) -> float:
     return ttft_ms if late_ms <= 0 else ttft_ms - (1.0 - LATE_WEIGHT) * late_ms
 
 
-@dataclass(slots=True)
+# No dataclasses: a decision makes some of each, and these take half the time.
 class PromptCost:
-    """What computing the prompt takes on one worker."""
+    """What computing the prompt takes on one worker: of its device's cache, then of kvstore where
+    that is quicker, and the rest computed."""
 
-    state: WorkerState
-    num_cached_tokens: int
-    num_fetched_tokens: int
-    num_computed_tokens: int
-    queue_ms: float
-    fetch_ms: float
-    compute_ms: float
-    steps: float
-    """Steps that its own chunks take."""
-    ready_ms: float
-    """Until the prompt is computed: the sum of the three."""
+    __slots__ = (
+        "compute_ms",
+        "fetch_ms",
+        "num_cached_tokens",
+        "num_computed_tokens",
+        "num_fetched_tokens",
+        "ready_ms",
+        "state",
+    )
 
-    @classmethod
-    def of(cls, request: RouteRequest, state: WorkerState) -> PromptCost:
-        """Of a request: from its device's cache, then from kvstore where that is quicker."""
+    def __init__(self, request: RouteRequest, state: WorkerState) -> None:
         num_tokens = request.num_tokens
-        start = cached = state.num_cached_tokens(request)
-        fetched, fetch_ms = 0, 0.0
+        cached = state.num_cached_tokens(request)
+        start, fetch_ms = cached, 0.0
         total_ms = state.prompt_ms(num_tokens - cached, cached)
         if request.num_stored_blocks and state.view.learned.fetch is not None:
             view, road = state.view, state.view.learned.fetch
@@ -89,80 +87,66 @@ class PromptCost:
                 road_ms = road.us(num_blocks * view.block_bytes) / 1e3
                 less_ms = state.prompt_ms(num_tokens - stored, stored)
                 if road_ms + less_ms < total_ms:
-                    start, fetched = stored, stored - cached
-                    fetch_ms, total_ms = road_ms, less_ms
-        computed = num_tokens - start
+                    start, fetch_ms, total_ms = stored, road_ms, less_ms
         compute_ms = total_ms - state.pending_ms
-        return cls(
-            state,
-            cached,
-            fetched,
-            computed,
-            state.queue_ms,
-            fetch_ms,
-            compute_ms,
-            computed / state.budget,
-            state.queue_ms + fetch_ms + compute_ms,
-        )
+        self.state = state
+        self.num_cached_tokens = cached
+        self.num_fetched_tokens = start - cached
+        self.num_computed_tokens = num_tokens - start
+        self.fetch_ms = fetch_ms
+        self.compute_ms = compute_ms
+        self.ready_ms = state.queue_ms + fetch_ms + compute_ms
+        """Until the prompt is computed: the worker's queue, and these two."""
 
 
-@dataclass(slots=True)
 class DecodeCost:
     """What having the sequence takes on one decode worker, whoever computes the prompt."""
 
-    state: WorkerState
-    prompt: PromptCost
-    """Its own, should it compute the prompt."""
-    room_ms: float
-    """Until there are blocks for it."""
-    join_ms: float
-    """Steps that a hand-off waits for: one to reserve blocks, one to join the batch."""
-    itl_ms: float
-    """Between tokens with this sequence, before what its prompt does to them."""
-    share_ms: float
-    """Later tokens of all for as long as it stays, weighted."""
-    missed_before: float
-    """Share of the worker's streams that miss their target without it."""
-    num_missing_tokens: int
-    num_missing_bytes: int
-    """Of blocks that it neither caches nor fetches: what a hand-off would move."""
-    remote_rest_ms: float = 0.0
-    """What a hand-off costs besides the TTFT, from whichever prefill worker."""
+    __slots__ = (
+        "itl_ms",
+        "join_ms",
+        "misses",
+        "num_missing_bytes",
+        "num_missing_tokens",
+        "prompt",
+        "rest_ms",
+        "room_ms",
+        "share_ms",
+        "state",
+    )
 
-    @classmethod
-    def of(
-        cls, request: RouteRequest, state: WorkerState, aims: Aims, config: RoutingConfig
-    ) -> DecodeCost:
-        """Of a request."""
-        prompt = PromptCost.of(request, state)
+    def __init__(
+        self, request: RouteRequest, state: WorkerState, aims: Aims, config: RoutingConfig
+    ) -> None:
         view, num_streams, count = state.view, state.num_streams, request.num_sequences
+        self.state = state
+        self.prompt = prompt = PromptCost(request, state)
+        """Its own, should it compute the prompt."""
         grown = state.turns * (state.next_ms * count + state.decode_context_ms * request.num_tokens)
         itl = state.itl_ms + grown
-        tokens_ms = aims.output_tokens * (num_streams * grown + itl * count)
         block_size = view.block_size or 1
         needed = prompt.num_computed_tokens // block_size + count
         room_ms = 0.0
-        if view.num_waiting or (
-            view.num_blocks and view.num_used_blocks + needed > view.num_blocks
-        ):
+        if view.num_waiting or view.num_used_blocks + needed > (view.num_blocks or inf):
             # One of those that run ends, on average, every so many steps.
             room_ms = (view.num_waiting + 1) * aims.output_tokens * itl / max(1, view.num_running)
-        num_missing = prompt.num_computed_tokens
-        cost = cls(
-            state,
-            prompt,
-            room_ms,
-            # Half a step until the engine looks, then the step that it runs before it tells.
-            2 * 1.5 * state.step_ms,
-            state.seen_itl_ms + grown,
-            config.share_weight * tokens_ms,
-            miss_share(state.seen_itl_ms, config.target_itl_ms) if num_streams else 0.0,
-            num_missing,
-            -(-num_missing // block_size) * view.block_bytes,
-        )
-        misses_ms = aims.miss_ms * _itl_misses(cost, cost.itl_ms, aims, config)
-        cost.remote_rest_ms = cost.share_ms + misses_ms + view.failure_ms
-        return cost
+        self.room_ms = room_ms
+        """Until there are blocks for it."""
+        # Half a step until the engine looks, then the step that it runs before it tells.
+        self.join_ms = 2 * 1.5 * state.step_ms
+        """Steps that a hand-off waits for: one to reserve blocks, one to join the batch."""
+        self.itl_ms = state.seen_itl_ms + grown
+        """Between tokens with this sequence, before what its prompt does to them."""
+        tokens_ms = aims.output_tokens * (num_streams * grown + itl * count)
+        self.share_ms = config.share_weight * tokens_ms
+        """Later tokens of all for as long as it stays, weighted."""
+        self.num_missing_tokens = num_missing = prompt.num_computed_tokens
+        self.num_missing_bytes = -(-num_missing // block_size) * view.block_bytes
+        """Of blocks that it neither caches nor fetches: what a hand-off would move."""
+        self.misses = itl_misses(state, self.itl_ms, aims, config)
+        """How many more sequences than without it miss their ITL target."""
+        self.rest_ms = self.share_ms + aims.miss_ms * self.misses + view.failure_ms
+        """All besides the TTFT, but for what its prompt does to running streams."""
 
 
 def weigh(
@@ -185,13 +169,13 @@ def weigh(
         handoff_ms = _handoff_ms(decode, prefill)
         join_ms = decode.join_ms
         failure_ms = prefill.state.view.failure_ms
-    ttft_ms = decode.room_ms + prompt.queue_ms + fetch_ms + prompt.compute_ms
+    ttft_ms = decode.room_ms + prompt.state.queue_ms + fetch_ms + prompt.compute_ms
     ttft_ms += handoff_ms + join_ms
     itl_ms = decode.itl_ms + stall_ms / aims.output_tokens
     late_ms = max(0.0, ttft_ms - MISS_TO * aims.ttft_ms)
     terms = (
         decode.room_ms,
-        prompt.queue_ms,
+        prompt.state.queue_ms,
         fetch_ms,
         prompt.compute_ms,
         handoff_ms,
@@ -200,7 +184,7 @@ def weigh(
         decode.share_ms,
         aims.miss_ms * min(1.0, miss_share(ttft_ms, aims.ttft_ms)),
         (LATE_WEIGHT - 1.0) * late_ms,
-        aims.miss_ms * _itl_misses(decode, itl_ms, aims, config),
+        aims.miss_ms * itl_misses(state, itl_ms, aims, config),
         state.view.failure_ms + failure_ms,
     )
     return sum(terms), ttft_ms, itl_ms, terms
@@ -209,14 +193,13 @@ def weigh(
 def local_cost(decode: DecodeCost, aims: Aims, config: RoutingConfig) -> tuple[float, float]:
     """(cost, TTFT) as `weigh` has them without a prefill worker, in half of the time."""
     ttft_ms = decode.room_ms + decode.prompt.ready_ms
-    cost_ms = _with_miss_ms(ttft_ms, aims) + decode.remote_rest_ms
+    cost_ms = _with_miss_ms(ttft_ms, aims) + decode.rest_ms
     stall_ms = _stall_ms(decode)
     if stall_ms:
+        state = decode.state
         itl_ms = decode.itl_ms + stall_ms / aims.output_tokens
-        more = _itl_misses(decode, itl_ms, aims, config)
-        more -= _itl_misses(decode, decode.itl_ms, aims, config)
-        num_streams = decode.state.num_streams
-        cost_ms += config.stall_weight * num_streams * stall_ms + aims.miss_ms * more
+        more = itl_misses(state, itl_ms, aims, config) - decode.misses
+        cost_ms += config.stall_weight * state.num_streams * stall_ms + aims.miss_ms * more
     return cost_ms, ttft_ms
 
 
@@ -225,7 +208,7 @@ def remote_cost(decode: DecodeCost, prefill: PromptCost, aims: Aims) -> tuple[fl
     handoff_ms = _handoff_ms(decode, prefill)
     ttft_ms = decode.room_ms + decode.prompt.fetch_ms + decode.join_ms
     ttft_ms += prefill.ready_ms + handoff_ms
-    rest_ms = decode.remote_rest_ms + prefill.state.view.failure_ms
+    rest_ms = decode.rest_ms + prefill.state.view.failure_ms
     return _with_miss_ms(ttft_ms, aims) + rest_ms, ttft_ms
 
 
@@ -235,9 +218,9 @@ _SMALLEST = RouteRequest(num_tokens=1)
 def floor_ms(state: WorkerState, config: RoutingConfig) -> float:
     """What the smallest request would cost on a worker: no request costs less there."""
     if state.view.role is Role.PREFILL:
-        return PromptCost.of(_SMALLEST, state).ready_ms + state.view.failure_ms
+        return PromptCost(_SMALLEST, state).ready_ms + state.view.failure_ms
     aims = Aims.of(_SMALLEST, config)
-    return local_cost(DecodeCost.of(_SMALLEST, state, aims, config), aims, config)[0]
+    return local_cost(DecodeCost(_SMALLEST, state, aims, config), aims, config)[0]
 
 
 TERMS = (
@@ -269,18 +252,22 @@ def _with_miss_ms(ttft_ms: float, aims: Aims) -> float:
 
 def _stall_ms(decode: DecodeCost) -> float:
     """How long its prompt holds up each stream: during a chunk each still gets a token a step."""
-    prompt = decode.prompt
-    return max(0.0, prompt.compute_ms - prompt.steps * decode.state.itl_ms)
+    prompt, state = decode.prompt, decode.state
+    stall_ms = prompt.compute_ms - prompt.num_computed_tokens / state.budget * state.itl_ms
+    return stall_ms if stall_ms > 0.0 else 0.0
 
 
-def _itl_misses(decode: DecodeCost, itl_ms: float, aims: Aims, config: RoutingConfig) -> float:
-    """How many more sequences of the worker miss their ITL target, this one included."""
+def itl_misses(state: WorkerState, itl_ms: float, aims: Aims, config: RoutingConfig) -> float:
+    """How many more sequences of a worker miss their ITL target at this pace, the new one included.
+
+    Its streams are judged by the default target, the new one by its own.
+    """
     own_missed = min(1.0, miss_share(itl_ms, aims.itl_ms))
-    num_streams = decode.state.num_streams
-    if not num_streams:
+    if not state.num_streams:
         return own_missed
-    missed = miss_share(itl_ms, config.target_itl_ms)
-    return num_streams * (missed - decode.missed_before) + own_missed
+    target_ms = config.target_itl_ms
+    more = miss_share(itl_ms, target_ms) - miss_share(state.seen_itl_ms, target_ms)
+    return state.num_streams * more + own_missed
 
 
 def _handoff_ms(decode: DecodeCost, prefill: PromptCost) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +35,10 @@ def main(
         list[Path] | None,
         typer.Option(help="A trace besides the made-up ones, as JSON lines; repeatable."),
     ] = None,
+    unseen_trace: Annotated[
+        list[Path] | None,
+        typer.Option(help="A trace of which only the held-out half is taken; repeatable."),
+    ] = None,
     requests: Annotated[int, typer.Option(min=10, help="Requests taken of each trace.")] = 400,
     quick: Annotated[
         bool, typer.Option("--quick", help="A small run: shows that it works, not how fast.")
@@ -49,22 +54,28 @@ def main(
     """
     console = open_console()
     parts = list(dict.fromkeys(only or Part))
-    done = [_measure(part, console, trace or [], requests, quick) for part in parts]
+    files = _Traces(trace or [], unseen_trace or [], requests)
+    done = [_measure(part, console, files, quick) for part in parts]
     report = Report(describe_machine(), quick, tuple(done), "Routing benchmark")
     stem = "routing" if parts == list(Part) else f"routing-{'-'.join(parts)}"
     conclude(report, out, ((stem, True), ("quick", quick)), console)
 
 
-def _measure(
-    part: Part, console: Console, files: list[Path], num_requests: int, is_quick: bool
-) -> PartResult:
+@dataclass(frozen=True, slots=True)
+class _Traces:
+    seen: list[Path]
+    unseen: list[Path]
+    num_requests: int
+
+
+def _measure(part: Part, console: Console, traces: _Traces, is_quick: bool) -> PartResult:
     opening = Opening()
     with Steps(console) as steps:
         run = Run(is_quick, steps, console)
         steps.begin(part.value, 1)
         tables: list[Table]
         if part is Part.GOODPUT:
-            tables = goodput.measure(run, files, num_requests)
+            tables = goodput.measure(run, traces.seen, traces.unseen, traces.num_requests)
         elif part is Part.SPEED:
             tables = speed.measure(run)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from bench.routing.simulator import Result, Run, Targets
 from bench.routing.traces import Trace, made_up, mean_tokens, read_trace
 
 MADE_UP = ("chat", "documents", "mixed", "bursts")
+HELD_OUT_SEED = 1
+"""Made-up traces of this seed were never looked at while the policy's weights were chosen."""
 LOADS = (0.5, 0.9, 1.3, 2.0)
 """Prompt tokens that arrive over those that the prefill workers can compute, caches left out."""
 MAX_TOKENS = 8000
@@ -31,6 +33,7 @@ class Point:
 
     trace: str
     load: float
+    is_held_out: bool
     per_s: float
     """Requests per second."""
     results: dict[str, Result]
@@ -47,20 +50,31 @@ class Point:
         return (self.results["ours"].num_good - self.better_fixed) / base
 
 
-def measure(run: BenchRun, files: Sequence[Path], num_requests: int) -> list[Table]:
-    """Tables for made-up traces and those in files."""
+def measure(
+    run: BenchRun, files: Sequence[Path], unseen: Sequence[Path], num_requests: int
+) -> list[Table]:
+    """Tables for made-up traces and those in files, of which `unseen` are held out as a whole."""
     times = read_step_times(STEP_TIMES)
     traces = [made_up(kind, num_requests) for kind in MADE_UP]
     traces += [read_trace(path, num_requests, MAX_TOKENS) for path in files]
+    for kind in run.size(MADE_UP, MADE_UP[:1]):
+        traces.append(replace(made_up(kind, num_requests, HELD_OUT_SEED), is_held_out=True))
+    traces += [
+        read_trace(path, num_requests, MAX_TOKENS, is_held_out=True) for path in [*files, *unseen]
+    ]
     points: list[Point] = []
     for trace in traces:
         for load in run.size(LOADS, LOADS[1:2]):
             run.steps.next(f"{trace.name} at load {load:g}")
             points.append(_point(trace, load, times))
+    seen, held_out = (
+        [point for point in points if point.is_held_out is which] for which in (False, True)
+    )
     return [
-        _goodput_table(points, len(traces[0].requests)),
+        _verdict({"tuned on": seen, "held out": held_out}),
+        _goodput_table("requests that the weights were chosen on", seen, num_requests),
+        _goodput_table("requests held out", held_out, num_requests),
         _detail_table(points),
-        _verdict(points),
     ]
 
 
@@ -80,10 +94,10 @@ def _point(trace: Trace, load: float, times: StepTimes) -> Point:
         )
         for name, (policy, count) in runs.items()
     }
-    return Point(trace.name, load, wanted, results)
+    return Point(trace.name, load, trace.is_held_out, wanted, results)
 
 
-def _goodput_table(points: Sequence[Point], num_requests: int) -> Table:
+def _goodput_table(title: str, points: Sequence[Point], num_requests: int) -> Table:
     names = list(points[0].results)
     rows: list[tuple[Cell, ...]] = []
     for point in points:
@@ -91,7 +105,7 @@ def _goodput_table(points: Sequence[Point], num_requests: int) -> Table:
         rows.append((point.trace, f"{point.load:g}", point.per_s, *shares))
     targets, spec = Targets(), FleetSpec()
     return Table(
-        "Requests that met both targets, in percent",
+        f"Percent that met both targets: {title}",
         ("trace", "load", "req/s", *names),
         tuple(rows),
         (
@@ -101,6 +115,8 @@ def _goodput_table(points: Sequence[Point], num_requests: int) -> Table:
             f"{num_requests} requests of each trace, lengths divided so that none exceeds "
             f"{MAX_TOKENS} tokens, sped up to the load",
             "load: prompt tokens that arrive over those that the prefill workers can compute",
+            "held out: made-up traces of another seed, the others from the middle of the file on; "
+            "weights were chosen with the beginnings in view",
             "round robin, least load and longest prefix send what exceeds 64 uncached tokens to a "
             "prefill worker; nothing is refused, so above load 1 queues grow",
         ),
@@ -113,7 +129,7 @@ def _detail_table(points: Sequence[Point]) -> Table:
         ours = point.results["ours"]
         rows.append(
             (
-                point.trace,
+                point.trace + (", held out" if point.is_held_out else ""),
                 f"{point.load:g}",
                 ours.ttft_p50_ms,
                 ours.ttft_p90_ms,
@@ -147,21 +163,38 @@ def _detail_table(points: Sequence[Point]) -> Table:
     )
 
 
-def _verdict(points: Sequence[Point]) -> Table:
-    worst = min(points, key=lambda point: point.gain)
-    best = max(points, key=lambda point: point.gain)
-    num_worse = sum(point.gain < -MAX_WORSE for point in points)
-    num_ahead = sum(point.gain >= 0.1 for point in points)
-    return Table(
-        "Choosing per request against the better of always local and always remote",
-        ("points", "worse by over 2 %", "better by 10 % or more", "worst", "best"),
-        (
+def _verdict(groups: Mapping[str, Sequence[Point]]) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for name, points in groups.items():
+        worst = min(points, key=lambda point: point.gain)
+        best = max(points, key=lambda point: point.gain)
+        rows.append(
             (
+                name,
                 len(points),
-                num_worse,
-                num_ahead,
+                sum(point.gain < -MAX_WORSE for point in points),
+                sum(point.gain >= 0.1 for point in points),
                 f"{100 * worst.gain:+.1f} % ({worst.trace} at {worst.load:g})",
                 f"{100 * best.gain:+.1f} % ({best.trace} at {best.load:g})",
-            ),
+                max(map(_herding, points)),
+            )
+        )
+    return Table(
+        "Choosing per request against the better of always local and always remote",
+        (
+            "requests",
+            "points",
+            "worse by over 2 %",
+            "better by 10 % or more",
+            "worst",
+            "best",
+            "two gateways worse than one by at most, points",
         ),
+        tuple(rows),
     )
+
+
+def _herding(point: Point) -> float:
+    """By how many percent of all requests two gateways that share state are worse than one."""
+    one, two = point.results["ours"], point.results[TWO_GATEWAYS]
+    return 100 * (one.num_good - two.num_good) / one.num_requests

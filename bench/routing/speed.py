@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 
-from baton.blocks import KEY_BYTES, BlockKey, KeyChain, root_key, split_keys
+from baton.blocks import KEY_BYTES, BlockKey, KeyChain, root_key
 from baton.cli.topology import DEMO_MODEL
 from baton.policy.index import BlockIndex
 from baton.policy.learned import Learned, Road
@@ -22,39 +23,69 @@ from bench.report import Cell, Table
 WORKERS = (8, 128, 1024)
 BLOCKS = (1_000_000, 10_000_000)
 LENGTHS = (128, 2048, 16_384, 60_000)
-NUM_DECISIONS = 400
-NUM_ROUNDS = 5
+NUM_DECISIONS = 50
+NUM_ROUNDS = 40
+NUM_TRIES = 50
 BLOCK_SIZE = 16
 
 
 def measure(run: Run) -> list[Table]:
     """Two tables."""
-    return [_decisions(run), _prompts(run)]
+    return [_weighing_table(run), _prompts_table(run)]
 
 
-def _decisions(run: Run) -> Table:
+def _weighing_table(run: Run) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for num_workers in WORKERS:
-        table = WorkerTable(_views(num_workers))
         run.steps.next(f"decisions over {num_workers} workers")
-        rows.append((num_workers, "weigh", None, *_costs(_weighing(table, num_workers))))
-    for num_blocks in run.size(BLOCKS, BLOCKS[:1]):
-        index, chains = _filled(num_blocks)
-        for num_workers in WORKERS:
-            run.steps.next(f"decisions over {num_workers} workers and {num_blocks:,} blocks")
-            table = WorkerTable(_views(num_workers))
-            decide = _deciding(table, index, chains)
-            rows.append((num_workers, "look up and weigh", num_blocks, *_costs(decide)))
+        us = _best_us(_weighing(num_workers), NUM_DECISIONS)
+        rows.append((num_workers, us, 1e6 / us))
     return Table(
-        "One decision",
-        ("workers", "what", "blocks in the index", "µs", "decisions/s"),
+        "One decision, without looking up blocks",
+        ("workers", "µs", "decisions/s"),
         tuple(rows),
         (
-            "half of the workers are decode workers; one thread, in a tight loop, best of "
-            f"{NUM_ROUNDS} rounds of {NUM_DECISIONS}",
-            "weigh: prompts of 100 to 8,000 tokens, a third of the workers caching a part",
-            "look up and weigh: chains of 64 blocks of 16 tokens, some of them cached, on 64 of "
-            "the workers at most; one worker's load changes before each decision",
+            "half of the workers decode; prompts of 100 to 8,000 tokens, a third of the "
+            f"workers caching a part; one thread, best of {NUM_ROUNDS} rounds of {NUM_DECISIONS}",
+        ),
+    )
+
+
+def _prompts_table(run: Run) -> Table:
+    text = load_text(DEMO_MODEL)
+    words = "The quick brown fox jumps over the lazy dog, and the story goes on from there. "
+    per_token = len(words) / len(text.encode(words * 10, False)) * 10
+    rows: list[tuple[Cell, ...]] = []
+    for num_blocks in run.size(BLOCKS, BLOCKS[:1]):
+        run.steps.next(f"{num_blocks:,} blocks")
+        index = _filled(num_blocks)
+        for length in LENGTHS:
+            run.steps.next(f"prompts of {length:,} tokens, {num_blocks:,} blocks")
+            prompt = (words * 60_000)[: int(per_token * length)]
+            tokens = text.encode_packed(prompt, False)
+            index.store_all("w1", b"".join(_keys(tokens)))
+            before = (
+                _best_us(partial(text.encode_packed, prompt, False)),
+                _best_us(partial(_keys, tokens)),
+            )
+            decides = [_best_us(_deciding(count, index, tokens)) for count in WORKERS]
+            rows.append((num_blocks, len(tokens), *before, *decides, sum(before) + decides[0]))
+    return Table(
+        "From a prompt's text to its workers, µs",
+        (
+            "blocks in the index",
+            "tokens",
+            "tokenise",
+            "hash",
+            *(f"decide, {count:,} workers" for count in WORKERS),
+            f"all, {WORKERS[0]} workers",
+        ),
+        tuple(rows),
+        (
+            "the demo model's tokeniser; blocks of 16 tokens, all of them cached by one of the "
+            "workers: a prompt that nobody caches is hashed to its first two blocks only",
+            "decide: look up all blocks, then weigh; one worker's load changes before each",
+            f"one thread, best of {NUM_TRIES}",
         ),
     )
 
@@ -76,99 +107,49 @@ def _views(num_workers: int) -> list[WorkerView]:
     ]
 
 
-def _weighing(table: WorkerTable, num_workers: int) -> Callable[[random.Random], None]:
-    rng = random.Random(1)
+def _weighing(num_workers: int) -> Callable[[], object]:
+    table, rng = WorkerTable(_views(num_workers)), random.Random(1)
     cached = {f"w{number}": rng.randrange(1, 100) for number in range(0, num_workers, 3)}
     config = RoutingConfig()
 
-    def decide(rng: random.Random) -> None:
-        request = RouteRequest(rng.randrange(100, 8000), cached_blocks=cached)
-        choose(request, table, config, rng.random())
-
-    return decide
-
-
-def _filled(num_blocks: int) -> tuple[BlockIndex, list[list[BlockKey]]]:
-    """An index of so many blocks in chains of 64, and some of the chains."""
-    index = BlockIndex()
-    chains: list[list[BlockKey]] = []
-    rng = random.Random(2)
-    for number in range(num_blocks // 64):
-        keys = split_keys(rng.randbytes(64 * KEY_BYTES))
-        index.store_all(f"w{number % 64}", b"".join(keys))
-        if number % (num_blocks // 64 // 50) == 0:
-            chains.append(list(keys))
-    return index, chains
-
-
-def _deciding(
-    table: WorkerTable, index: BlockIndex, chains: list[list[BlockKey]]
-) -> Callable[[random.Random], None]:
-    config = RoutingConfig()
-    views = [state.view for state in table.states(Role.DECODE)]
-
-    def decide(rng: random.Random) -> None:
-        table.put(rng.choice(views))
-        request = RouteRequest(1100, cached_blocks=index.match(rng.choice(chains)))
-        choose(request, table, config, rng.random())
-
-    return decide
-
-
-def _costs(decide: Callable[[random.Random], None]) -> tuple[float, float]:
-    """(microseconds, decisions per second)."""
-    best = float("inf")
-    for number in range(NUM_ROUNDS):
-        rng = random.Random(number)
-        began = time.perf_counter()
+    def decide() -> None:
+        rng.seed(1)
         for _ in range(NUM_DECISIONS):
-            decide(rng)
-        best = min(best, time.perf_counter() - began)
-    return 1e6 * best / NUM_DECISIONS, NUM_DECISIONS / best
+            request = RouteRequest(rng.randrange(100, 8000), cached_blocks=cached)
+            choose(request, table, config, rng.random())
+
+    return decide
 
 
-def _prompts(run: Run) -> Table:
-    text = load_text(DEMO_MODEL)
-    words = "The quick brown fox jumps over the lazy dog, and the story goes on from there. "
-    table = WorkerTable(_views(8))
-    index = BlockIndex()
-    config = RoutingConfig()
-    rows: list[tuple[Cell, ...]] = []
-    for length in LENGTHS:
-        run.steps.next(f"a prompt of {length:,} tokens")
-        per_token = len(words) / len(text.encode(words * 10, False)) * 10
-        prompt = (words * 60_000)[: int(per_token * length)]
-        tokens = text.encode_packed(prompt, False)
-        known = list(KeyChain(root_key("bench", ""), tokens, BLOCK_SIZE))
-        index.store_all("w1", b"".join(known))
-        parts = (
-            lambda p=prompt: text.encode_packed(p, False),
-            lambda t=tokens: _keys(t),
-            lambda t=tokens, k=known: choose(
-                RouteRequest(len(t), cached_blocks=index.match(k)), table, config, 0.5
-            ),
-        )
-        costs = [_best_us(part) for part in parts]
-        rows.append((len(tokens), *costs, sum(costs)))
-    return Table(
-        "From a prompt's text to its workers",
-        ("tokens", "tokenise µs", "hash µs", "look up and weigh µs", "all µs"),
-        tuple(rows),
-        (
-            "the demo model's tokeniser; blocks of 16 tokens, all of them cached by one of 8 "
-            "workers: a prompt that nobody caches is hashed to its first block only",
-        ),
-    )
+def _filled(num_blocks: int) -> BlockIndex:
+    """An index of so many blocks in chains of 64, on 64 workers."""
+    index, rng = BlockIndex(), random.Random(2)
+    for number in range(num_blocks // 64):
+        index.store_all(f"w{number % 64}", rng.randbytes(64 * KEY_BYTES))
+    return index
+
+
+def _deciding(num_workers: int, index: BlockIndex, tokens: TokenIds) -> Callable[[], object]:
+    table, rng, config = WorkerTable(_views(num_workers)), random.Random(3), RoutingConfig()
+    views = [state.view for state in table.states(Role.DECODE)]
+    keys = _keys(tokens)
+
+    def decide() -> None:
+        table.put(rng.choice(views))
+        request = RouteRequest(len(tokens), cached_blocks=index.match(keys))
+        choose(request, table, config, rng.random())
+
+    return decide
 
 
 def _keys(tokens: TokenIds) -> list[BlockKey]:
     return list(KeyChain(root_key("bench", ""), tokens, BLOCK_SIZE))
 
 
-def _best_us(part: Callable[[], object]) -> float:
+def _best_us(part: Callable[[], object], num_in_part: int = 1) -> float:
     best = float("inf")
-    for _ in range(15):
+    for _ in range(NUM_TRIES if num_in_part == 1 else NUM_ROUNDS):
         began = time.perf_counter()
         part()
         best = min(best, time.perf_counter() - began)
-    return 1e6 * best
+    return 1e6 * best / num_in_part

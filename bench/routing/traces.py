@@ -31,6 +31,8 @@ class Trace:
     requests: tuple[TraceRequest, ...]
     block_tokens: int = 64
     """Tokens of a prefix block."""
+    is_held_out: bool = False
+    """Whether no weight of the policy was chosen with these requests in view."""
 
     @property
     def span_s(self) -> float:
@@ -43,16 +45,19 @@ class Trace:
         return replace(self, requests=faster)
 
 
-def read_trace(path: Path, most: int, max_tokens: int, seed: int = 0) -> Trace:
-    """The first requests of a JSON lines file with `timestamp_ms`, `input_length`, `output_length`
-    and, where prefixes are known, `hash_ids`.
+def read_trace(
+    path: Path, most: int, max_tokens: int, seed: int = 0, *, is_held_out: bool = False
+) -> Trace:
+    """Requests of a JSON lines file with `timestamp_ms`, `input_length`, `output_length` and, where
+    prefixes are known, `hash_ids`: the first ones, or `is_held_out` those from the middle on.
 
     Lengths are divided by one whole number so that the longest prompt has at most `max_tokens`;
     blocks shrink alike. Where arrivals stand on ticks of three seconds, they are spread evenly.
     """
     rng = random.Random(seed)
-    with path.open() as file:
-        rows = [json.loads(line) for _, line in zip(range(most), file, strict=False)]
+    lines = path.read_text().splitlines()
+    start = len(lines) // 2 if is_held_out else 0
+    rows = [json.loads(line) for line in lines[start : start + most]]
     block = next((size for name, size in BLOCK_TOKENS.items() if name in path.stem), 64)
     longest = max(row["input_length"] for row in rows)
     shrink = max(1, -(-longest // max_tokens))
@@ -66,7 +71,7 @@ def read_trace(path: Path, most: int, max_tokens: int, seed: int = 0) -> Trace:
         )
         for row in rows
     ]
-    return Trace(path.stem, _in_order(requests), max(1, block // shrink))
+    return Trace(path.stem, _in_order(requests), max(1, block // shrink), is_held_out)
 
 
 def made_up(kind: str, count: int, seed: int = 0) -> Trace:
