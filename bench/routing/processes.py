@@ -25,7 +25,7 @@ SLOWER = 4
 TTFT_MS, ITL_MS = 2000.0, 80.0
 NUM_TOKENS = 40
 MAX_PROMPT = 1900
-LOADS = (0.9, 1.3)
+LOADS = (0.6, 0.9, 1.3)
 ARMS = {
     "always local": ("--no-remote-prefill",),
     "always remote": ("--remote-prefill-tokens=0",),
@@ -105,7 +105,7 @@ async def _row(
         decode=2,
         engine="emulated",
     )
-    planned = _plan(load, run.size(160, 30))
+    planned = _plan(load, run.size(140, 30))
     async with (
         running_system(spec, run.console) as system,
         GatewayClient(system.address()) as client,
