@@ -47,7 +47,7 @@ IMPLEMENTATIONS: Mapping[str, tuple[str, ...]] = {
     "sample": ("reference", "cpu", "native", "cuda"),
     "pack_blocks": ("reference", "cpu", "cuda"),
     "unpack_blocks": ("reference", "cpu", "cuda"),
-    "route_experts": ("reference", "cuda"),
+    "route_experts": ("reference", "cpu", "cuda"),
     "mix_experts": ("reference", "cpu", "cuda"),
     "mla_decode": ("reference", "cuda"),
 }

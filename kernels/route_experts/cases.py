@@ -60,6 +60,7 @@ CASES = (
     _case("weights as they are", (3, 60), num_chosen=4, is_normalised=False, scale=0.5),
     _case("all equal", (2, 16), num_chosen=5, step=1e6),
     _case("many equal", (5, 128), num_chosen=8, step=1.0),
+    _case("none equal, many tokens", (33, 128), num_chosen=4, step=2**-12),
     _case("sigmoid with bias", (4, 24), num_chosen=3, is_sigmoid=True, bias=True),
     _case("groups", (4, 32), num_chosen=4, **_GROUPS),
     _case("groups of one", (4, 4), num_chosen=2, **_GROUPS),

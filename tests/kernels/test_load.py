@@ -43,7 +43,7 @@ def test_the_implementation_for_the_device_is_taken_else_the_reference() -> None
 
     assert ops.chosen["take_rows"] == "cpu"
     assert ops.take_rows is import_module("kernels.take_rows.cpu").run
-    assert ops.chosen["route_experts"] == "reference"
+    assert ops.chosen["mla_decode"] == "reference"
 
 
 def test_native_kernels_come_first_on_a_cpu(native_library: None) -> None:
