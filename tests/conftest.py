@@ -32,10 +32,12 @@ LONG = ("kernels", "engine", "model", "guides", "bench")
 """Folders whose tests compute for long: they begin early, short ones fill up the end."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Says which tests stay together when `make test` runs several at a time.
 
-    A module does, for its fixtures; and so do all that start clusters.
+    A module does, for its fixtures; and so do all that start clusters. First of all hooks, since
+    pytest-xdist reads the groups in its own.
     """
     order = {name: rank for rank, name in enumerate((*PROCESSES, *LONG))}
     folders = {item: item.path.parent.name for item in items}
