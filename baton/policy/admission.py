@@ -49,9 +49,10 @@ class Pool:
     """By what tenants' weights count here while other gateways have lines; None: they have none."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: two are made per request, and a frozen one takes three times as long to make.
+@dataclass(slots=True)
 class Demand:
-    """What a request is expected to need."""
+    """What a request is expected to need. Nobody changes one."""
 
     num_sequences: int
     num_tokens: float

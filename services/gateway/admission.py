@@ -41,6 +41,8 @@ class Admission:
         self._tenants = tenants
         self._clock = clock
         self._halls: dict[str, Hall] = {}
+        default_s = settings.target_ttft_s or inf
+        self._usual_patience = Patience(default_s, default_s)
 
     @property
     def num_waiting(self) -> int:
@@ -107,6 +109,8 @@ class Admission:
         await ticket.wait()
 
     def _patience(self, tenant: str, target_ttft_ms: int) -> Patience:
-        default_s = self._settings.target_ttft_s or inf
-        target_s = target_ttft_ms / 1000 or self._tenants.target_ttft_s(tenant) or default_s
-        return Patience(target_s, max(target_s, default_s))
+        usual = self._usual_patience
+        target_s = target_ttft_ms / 1000 or self._tenants.target_ttft_s(tenant)
+        if not target_s:
+            return usual
+        return Patience(target_s, max(target_s, usual.default_s))

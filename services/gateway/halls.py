@@ -222,7 +222,7 @@ class Hall:
         self.forecast.placed(ticket.num_prompt_tokens, num_uncached)
         if ticket.was_queued:
             self.queue.settle(ticket.tenant, ticket.band, num_uncached - before.num_tokens)
-        if num_uncached < before.num_tokens:
+        if num_uncached < before.num_tokens and self.queue:
             self._pump()
 
     def on_start(self, ticket: Ticket, seconds: float, num_ahead: float) -> None:

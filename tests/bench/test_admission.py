@@ -45,6 +45,7 @@ def test_a_row_tells_answers_refusals_and_other_ends_apart():
     assert point.goodput == 0.5
     assert row[:4] == ("admission", 1.5, 9.0, 3)
     assert row[5:9] == (50.0, 1, 1, 1)
+    assert row[-1] == 0.5  # prompt tokens of the one good answer
 
 
 def test_parts_that_are_not_measured_again_are_kept(tmp_path: Path):
