@@ -66,7 +66,7 @@ class FleetPools:
                 continue
             load = directory.loads.get(record.worker_id, _NO_LOAD)
             num_workers += 1
-            rate = _tokens_per_s(load.learned)
+            rate = tokens_per_s(load.learned)
             num_tokens += max(
                 STEPS_AHEAD * load.learned.max_batch_tokens, round(self._ahead_s * rate)
             )
@@ -94,7 +94,7 @@ class FleetPools:
         )
 
 
-def _tokens_per_s(learned: Learned) -> float:
+def tokens_per_s(learned: Learned) -> float:
     """Prompt tokens in full steps without other work or much context; 0: nothing learnt yet."""
     if not learned.steps.num_steps:
         return 0.0

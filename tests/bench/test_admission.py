@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench.admission.__main__ import Point, kept
 from bench.admission.load import Due, Outcome, Targets, poisson
+from bench.admission.simulated import simulate
 from bench.report import PartResult, Report, Table, to_json
 
 TARGETS = Targets(ttft_s=1.0, itl_s=0.1)
@@ -57,3 +58,11 @@ def test_parts_that_are_not_measured_again_are_kept(tmp_path: Path):
     path.write_text(to_json(Report({}, False, (part("one", "old"), part("pair", "old")))))
 
     assert kept(path, [part("pair", "new")]) == [part("one", "old"), part("pair", "new")]
+
+
+def test_simulated_overload_lowers_the_work_done_in_time_by_less_than_a_tenth():
+    once, more = (simulate(load, 0.0, seed=1, seconds=8.0) for load in (1.1, 1.5))
+
+    assert more.late == once.late == 0.0
+    assert more.good_tokens >= 0.9 * once.good_tokens
+    assert more.asked > 1.2 * more.good
