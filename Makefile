@@ -34,7 +34,7 @@ doctor: install ## say what is wrong with this machine, and what to do
 	@$(RUN) -m baton.cli doctor $(ARGS)
 
 test: install-dev ## run the tests, JOBS at a time
-	@$(RUN) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: install-dev ## format, lint, types, import contracts, protos
 	@$(RUN) tools/check.py
