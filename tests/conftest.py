@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
+from pathlib import PurePath
 from typing import Any
 
 import pytest
@@ -32,20 +33,26 @@ LONG = ("kernels", "engine", "model", "guides", "bench")
 """Folders whose tests compute for long: they begin early, short ones fill up the end."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts what takes long first, so that two workers end at about the same time."""
+    order = {name: rank for rank, name in enumerate((*PROCESSES, *LONG))}
+    items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Says which tests stay together when `make test` runs several at a time.
 
-    A module does, for its fixtures; and so do all that start clusters. First of all hooks, since
-    pytest-xdist reads the groups in its own.
+    A module does, for its fixtures; and so do all that start clusters.
     """
-    order = {name: rank for rank, name in enumerate((*PROCESSES, *LONG))}
-    folders = {item: item.path.parent.name for item in items}
-    items.sort(key=lambda item: order.get(folders[item], len(order)))
-    for item in items:
-        module, _, _ = item.nodeid.partition("::")
-        name = "processes" if folders[item] in PROCESSES else module
-        item.add_marker(pytest.mark.xdist_group(name))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFolder(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return "processes" if PurePath(module).parent.name in PROCESSES else module
+
+    return ByFolder(config, log)
 
 
 def pytest_collection_finish() -> None:
