@@ -32,6 +32,20 @@ def wait_until_known(cluster: Cluster, num_blocks: int) -> None:
     raise TimeoutError(f"the gateway does not know of {num_blocks} stored blocks")
 
 
+def wait_until_met_again(cluster: Cluster, worker_id: str) -> None:
+    """Until the gateway has dropped what the worker's last process cached. Raises TimeoutError."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        lines = cluster.log("gateway-0").splitlines()
+        ups = [
+            line for line in lines if "worker is up" in line and f"worker_id={worker_id}" in line
+        ]
+        if len(ups) > 1:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"the gateway has not met the new {worker_id}")
+
+
 async def explain(cluster: Cluster, request_id: str) -> pb.ExplainResponse:
     """What `baton explain` asks for."""
     async with grpc.aio.insecure_channel(cluster.address()) as channel:
@@ -52,6 +66,7 @@ async def test_a_prompt_that_only_stores_hold_is_routed_to_be_fetched(tmp_path):
             wait_until_known(cluster, NUM_BLOCKS)
             cluster.kill("decode-0")
             cluster.restart("decode-0")  # it caches nothing now
+            wait_until_met_again(cluster, "decode-0")
             options["request_id"] = "second"
             second = [event async for event in client.generate(prompt, sampling, **options)]
         stories = [await explain(cluster, name) for name in ("first", "second")]
