@@ -141,7 +141,7 @@ def _compiler(folder: Path, *lines: str) -> str:
 def test_processes_that_start_at_once_build_one_library(tmp_path: Path) -> None:
     # Each takes until all have begun, and writes the file that `-o` names, its last argument.
     began = tmp_path / "began"
-    waits = f"while [ $(wc -l < {began}) -lt 3 ]; do sleep 0.02; done"
+    waits = f"while [ $(wc -l < {began}) -lt 2 ]; do sleep 0.02; done"
     writes = 'for last in "$@"; do :; done; echo $$ > "$last"'
     compiler = _compiler(tmp_path, f"echo $$ >> {began}", waits, writes)
     script = Path(native.__file__).with_name("build.py")
