@@ -54,7 +54,11 @@ class Attempt:
             # First, so that a request's end does not ask the worker to end what has ended.
             if delta.end is not None:
                 self.leave(delta.sample_index)
-            self._request.on_delta(self, delta)
+            try:
+                self._request.on_delta(self, delta)
+            except Exception:
+                self.open.add(delta.sample_index)  # its end was not taken in: `on_lost` follows
+                raise
 
     def on_lost(self, error: BatonError) -> None:
         """The stream broke under all samples that are still open."""

@@ -72,8 +72,8 @@ class Fleet:
         self._tls = tls
         self._links: dict[str, DecodeLink] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._seen: list[WorkerRecord] | None = None
-        """What the two below were made of; None: links have changed since."""
+        self._seen: int | None = None
+        """The directory's version that the two below are of; None: links have changed since."""
         self._usable: dict[str, dict[str, DecodeWorker]] = {}
         self._unreachable: Set[str] = frozenset()
         self._changed = asyncio.Event()
@@ -118,11 +118,10 @@ class Fleet:
 
     def _look(self) -> None:
         """Sorts the workers anew if any has changed; at a glance if not."""
-        records = list(self.directory.workers.values())
-        if records == self._seen:
+        if self.directory.version == self._seen:
             return
-        self._seen, self._usable = records, {}
-        decodes = [record for record in records if record.role is Role.DECODE]
+        self._seen, self._usable = self.directory.version, {}
+        decodes = [record for record in self.records if record.role is Role.DECODE]
         for record in sorted(decodes, key=lambda record: record.worker_id):
             if self._is_usable(record.worker_id) and not record.is_draining:
                 worker = DecodeWorker(record, self._links[record.worker_id])

@@ -17,6 +17,7 @@ from baton.errors import (
     UnknownModel,
 )
 from baton.request import FinishReason
+from services.gateway.samples import Sample
 from tests.support.fake_decode import FakeDecode, eventually
 from tests.support.gateway_world import collect, open_world, record_of
 
@@ -223,6 +224,26 @@ async def test_an_error_that_is_the_requests_own_is_not_tried_elsewhere(world):
     assert isinstance(answer.error, InvalidRequest)
     assert answer.error.field == "max_tokens"
     assert len(first.submissions) + len(second.submissions) == 1
+
+
+async def test_an_end_that_cannot_be_taken_in_is_no_silence(world, monkeypatch):
+    first = await world.add("decode-0")
+
+    def break_once(sample, delta):
+        monkeypatch.undo()
+        raise KeyError("a defect of ours")
+
+    task = world.start()
+    submission = await first.submitted()
+    second = await world.add("decode-1")
+    monkeypatch.setattr(Sample, "take", break_once)
+    await submission.send(world.ids("the"), end=FinishReason.LENGTH)
+    moved = await second.submitted()
+    await moved.send(world.ids("fox"), end=FinishReason.LENGTH)
+    answer = await task
+
+    assert answer.final.samples[0].num_migrations == 1
+    assert world.core.num_requests == 0
 
 
 async def test_one_sample_that_fails_ends_the_others(world):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -50,8 +49,7 @@ async def test_a_request_goes_where_its_prefix_is_cached(world, holder):
 
 async def test_of_a_worker_without_events_the_gateway_guesses_what_it_caches(world):
     workers = [await world.add(f"decode-{index}") for index in range(2)]
-    known = world.directory.workers
-    known["decode-1"] = replace(known["decode-1"], labels={"events": "none"})
+    world.directory.change("decode-1", labels={"events": "none"})
     world.directory.loads["decode-0"] = LoadRecord(num_running=60, num_waiting=60)
     prompt = LONG * 3
 
@@ -210,10 +208,7 @@ async def test_a_prefill_worker_that_did_not_deliver_is_avoided_for_a_while(worl
 
 async def test_a_worker_that_drains_gets_nothing_new(world):
     first, second = await world.add("decode-0"), await world.add("decode-1")
-    record = world.directory.workers["decode-0"]
-    world.directory.workers["decode-0"] = type(record)(
-        **{name: getattr(record, name) for name in record.__slots__} | {"is_draining": True}
-    )
+    world.directory.change("decode-0", is_draining=True)
 
     tasks = [world.start() for _ in range(4)]
     await second.submitted(4)

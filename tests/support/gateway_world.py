@@ -56,6 +56,11 @@ class ManualDirectory:
         self.version += 1
         self._on_up(record)
 
+    def change(self, worker_id: str, **changes: object) -> None:
+        """A worker's record changes."""
+        self.workers[worker_id] = replace(self.workers[worker_id], **changes)
+        self.version += 1
+
     def down(self, worker_id: str) -> None:
         """A worker goes."""
         self.version += 1
