@@ -64,3 +64,10 @@ def pair(model) -> Iterator[tuple[ServiceProcess, ServiceProcess]]:
         # Small steps: a prompt takes many, so that there is a middle of it.
         prefill = start_worker(stack, model, "prefill", "--max-batch-tokens", "16")
         yield decode, prefill
+
+
+@pytest.fixture(scope="module")
+def slow_prefill(model) -> Iterator[ServiceProcess]:
+    """A prefill worker that computes a token a step: nobody can miss that it is busy."""
+    with ExitStack() as stack:
+        yield start_worker(stack, model, "prefill", "--max-batch-tokens", "1")

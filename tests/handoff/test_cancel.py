@@ -36,8 +36,8 @@ async def test_cancel_while_decoding_frees_blocks(pair, is_remote):
         await until_free(prefill, LIMIT_S)
 
 
-async def test_cancel_while_prefill_computes_frees_blocks_of_both(pair):
-    decode, prefill = (process.address for process in pair)
+async def test_cancel_while_prefill_computes_frees_blocks_of_both(pair, slow_prefill):
+    decode, prefill = pair[0].address, slow_prefill.address
 
     async with DecodeClient(decode, prefill) as client:
         [answer] = client.submit(make_prompt(900, seed=21), LONG)
@@ -65,8 +65,8 @@ async def test_cancel_of_one_sample_leaves_the_others(pair):
 
 
 @pytest.mark.parametrize("is_remote", [True, False])
-async def test_gateway_that_leaves_frees_blocks(pair, is_remote):
-    decode, prefill = (process.address for process in pair)
+async def test_gateway_that_leaves_frees_blocks(pair, slow_prefill, is_remote):
+    decode, prefill = pair[0].address, slow_prefill.address
 
     async with DecodeClient(decode, prefill) as client:
         for seed in range(4):
