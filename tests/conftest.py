@@ -61,6 +61,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    """Lets no garbage be collected while plugins import their last modules.
+
+    A warning of an unclosed connection is printed with the source it came from, which is parsed;
+    CPython 3.11 can't parse while it parses (https://github.com/python/cpython/issues/106905).
+    """
+    gc.collect()
+    gc.disable()
+
+
 @pytest.fixture
 def start_cluster(tmp_path) -> Iterator[Callable[..., Any]]:
     """Starts clusters, `start_cluster(prefill=2)`, and stops them when the test ends."""
