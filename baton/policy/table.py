@@ -110,6 +110,11 @@ class WorkerTable:
                 named.append(Rejected(name, reason))
         return tuple(named)
 
+    def takers(self, request: RouteRequest, role: Role) -> list[WorkerState]:
+        """All fit workers of a role that can take a request, in no order of merit."""
+        states = self._rank(role).states.values()
+        return [state for state in states if takes(state, request)]
+
     def shortlist(
         self, request: RouteRequest, role: Role, most: int, draw: float
     ) -> list[WorkerState]:
@@ -122,7 +127,7 @@ class WorkerTable:
         """
         rank = self._rank(role)
         if len(rank.states) <= most:
-            return [state for state in rank.states.values() if takes(state, request)]
+            return self.takers(request, role)
         order = rank.ordered()
         chosen = {state.view.worker_id: state for state in _deepest(rank, request, most // 2)}
         num_equal = bisect_right(order, order[0][0] + EQUAL_MS, key=_floor)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from baton.engine.step_times import StepTimes
+from baton.policy.rules import Chooser
 from baton.policy.table import WorkerTable
 from baton.policy.workers import RouteRequest, RoutingConfig, WorkerView
 from baton.registry.timing import Timing
@@ -17,10 +18,6 @@ from bench.routing.traces import Trace, TraceRequest
 TIMING = Timing()
 NEWS_S = TIMING.load_interval_s + TIMING.poll_s + 0.1
 """As in `BookingBoard`: for so long a worker's word may not contain what was booked."""
-
-Ways = tuple[str, str, float]
-"""Decode worker, prefill worker or nothing, predicted TTFT in ms."""
-Policy = Callable[[RouteRequest, WorkerTable, RoutingConfig, float], Ways]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +118,9 @@ class _Gateway:
             expected_output_tokens=self._output_tokens,
         )
         table = WorkerTable([self._view(name, blocks) for name in workers], run.config)
-        decode, prefill, ttft_ms = run.policy(wanted, table, run.config, self._rng.random())
-        flight = Flight(request, run.clock.now, predicted_ttft_ms=ttft_ms)
+        decision = run.choose(wanted, table, run.config, self._rng.random())
+        decode, prefill = decision.decode_worker_id, decision.prefill_worker_id
+        flight = Flight(request, run.clock.now, predicted_ttft_ms=decision.ttft_ms)
         computer = prefill or decode
         cached = min(depths[computer] * blocks, request.num_tokens - 1)
         run.num_cached += cached
@@ -179,14 +177,14 @@ class Run:
     def __init__(
         self,
         trace: Trace,
-        policy: Policy,
+        choose: Chooser,
         times: StepTimes,
         *,
         spec: FleetSpec | None = None,
         config: RoutingConfig | None = None,
         num_gateways: int = 1,
     ) -> None:
-        self.trace, self.policy = trace, policy
+        self.trace, self.choose = trace, choose
         self.config = config or RoutingConfig()
         self.clock = Clock()
         self.fleet = Fleet(spec or FleetSpec(), self.clock, times, trace.block_tokens)

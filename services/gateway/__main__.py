@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from baton.policy.rules import Routing, chooser
 from baton.policy.workers import Prefill, RoutingConfig
 from baton.registry.bookings import BookingBoard
 from baton.registry.watcher import Watcher
@@ -52,7 +53,8 @@ async def build(process: Process, settings: Settings) -> None:
         target_ttft_ms=settings.default_ttft_ms,
         target_itl_ms=settings.default_itl_ms,
     )
-    placer = Placer(fleet, board, routing, settings.worker_wait_seconds)
+    choose = chooser(Routing(settings.routing))
+    placer = Placer(fleet, board, routing, settings.worker_wait_seconds, choose)
     limits = Limits(settings.max_requests, settings.max_migrations, settings.worker_wait_seconds)
     tenants = settings.read_tenants()
     admission = Admission(

@@ -13,6 +13,7 @@ from baton.errors import NoWorker, WorkerLost
 from baton.policy.decision import Decision
 from baton.policy.failures import FailureMemory
 from baton.policy.routing import choose
+from baton.policy.rules import Chooser
 from baton.policy.workers import RouteRequest, RoutingConfig
 from baton.registry.bookings import Booking, BookingBoard
 from baton.registry.records import WorkerRecord
@@ -67,12 +68,18 @@ class Placer:
     """Places samples on decode workers; waits a while when there is none."""
 
     def __init__(
-        self, fleet: Fleet, board: BookingBoard, config: RoutingConfig, worker_wait_s: float
+        self,
+        fleet: Fleet,
+        board: BookingBoard,
+        config: RoutingConfig,
+        worker_wait_s: float,
+        chooser: Chooser = choose,
     ) -> None:
         self._fleet = fleet
         self._board = board
         self._config = config
         self._worker_wait_s = worker_wait_s
+        self._choose = chooser
         self._failures = FailureMemory()
         # It reads what every directory has.
         self.tables = WorkerTables(fleet.directory, board, config, self._failures)
@@ -153,10 +160,10 @@ class Placer:
                 command.sampling.max_tokens,
             ),
         )
-        decision = choose(wanted, table, self._config, random.random())
+        decision = self._choose(wanted, table, self._config, random.random())
         if not decision.decode_worker_id and cargo.avoid in live:
             anyone = replace(wanted, excluded=frozenset())
-            decision = choose(anyone, table, self._config, random.random())
+            decision = self._choose(anyone, table, self._config, random.random())
         metrics.decision_seconds.observe(time.perf_counter() - began)
         return decision
 

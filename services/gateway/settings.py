@@ -51,11 +51,13 @@ class Settings(ServiceSettings):
     """Longest time a request may take, and what it gets when it asks for none."""
     worker_wait_seconds: Annotated[float, Field(ge=0)] = 10.0
     """How long a request waits for a live decode worker."""
+    routing: Literal["predicted", "round-robin", "least-load", "longest-prefix"] = "predicted"
+    """How workers are chosen: by predicted milliseconds, or by a rule that knows no times."""
     remote_prefill: bool = True
     """Have prefill workers compute prompts where that is predicted to cost less."""
     remote_prefill_tokens: Annotated[int, Field(ge=0)] | None = None
     """A fixed rule in place of predictions: prefill workers compute more uncached prompt tokens
-    than this, decode workers the others."""
+    than this, decode workers the others. With a --routing that predicts nothing: 64."""
     default_ttft_ms: Annotated[float, Field(gt=0)] = 1000.0
     """Time to the first token that requests are routed for when they name no target."""
     default_itl_ms: Annotated[float, Field(gt=0)] = 50.0

@@ -16,6 +16,7 @@ import pytest
 
 from baton.blocks import chain_keys, root_key
 from baton.engine.types import BlockEvent, BlockEventKind
+from baton.policy.rules import Routing
 from baton.registry.announcer import Announcer
 from baton.registry.embedded import EmbeddedRedis
 from baton.request import FinishReason
@@ -68,11 +69,10 @@ class Cluster:
 
 
 @asynccontextmanager
-async def open_cluster(folder: Path) -> AsyncIterator[Cluster]:
+async def open_cluster(folder: Path, **changes: str) -> AsyncIterator[Cluster]:
     with EmbeddedRedis() as redis:
-        settings = Settings(
-            listen="127.0.0.1:0", http_listen="", redis_url=redis.url, model=folder, grace_seconds=1
-        )
+        given: dict[str, Any] = {"listen": "127.0.0.1:0", "http_listen": "", "grace_seconds": 1}
+        settings = Settings(redis_url=redis.url, model=folder, **(given | changes))
         process = Process("gateway", settings)
         await build(process, settings)
         await process.start()
@@ -130,6 +130,20 @@ async def test_workers_found_in_redis_serve_and_their_events_steer(model_folder)
         async with asyncio.timeout(10):
             while went_to[-20:] != ["holder"] * 20:
                 await ask()
+
+
+@pytest.mark.parametrize("routing", Routing)
+async def test_requests_are_routed_by_the_rule_that_was_set(model_folder, routing):
+    async with open_cluster(model_folder, routing=routing.value) as cluster:
+        for worker_id in ("decode-0", "decode-1"):
+            worker = await cluster.add(worker_id)
+            worker.script = lambda *_: cluster.text.encode("fox")
+
+        for _ in range(4):
+            assert await read_text(cluster.generate()) == "fox"
+
+        if routing is Routing.ROUND_ROBIN:
+            assert [len(worker.submissions) for worker in cluster.workers.values()] == [2, 2]
 
 
 async def test_requests_outlive_redis(model_folder):
