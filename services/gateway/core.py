@@ -89,6 +89,10 @@ class Core:
 
     async def text(self, model: str) -> tuple[ModelInfo, ModelText]:
         """A model by name and its tokeniser. Waits a little while no worker has come yet."""
+        name = self._models.pick(model, self._fleet.records) or await self._first_model(model)
+        return self._models.info(name, self._fleet.directory), await self._models.text(name)
+
+    async def _first_model(self, model: str) -> str:
         until = time.monotonic() + self._limits.worker_wait_s
         while (name := self._models.pick(model, self._fleet.records)) is None:
             left_s = until - time.monotonic()
@@ -98,7 +102,7 @@ class Core:
                     retry_after_s=RETRY_AFTER_SECONDS,
                 )
             await self._fleet.changed(left_s)
-        return self._models.info(name, self._fleet.directory), await self._models.text(name)
+        return name
 
     def welcome(self, model: str, visitor: Visitor) -> Visitor:
         """See `Gateway`."""
@@ -164,7 +168,6 @@ class Core:
             info, text = await self.text(command.model)
             request = Request(command, text, info.context_len, self, mailbox)
             self._requests.add(request)
-            metrics.prompt_tokens.inc(len(command.token_ids))
             claim.hold(request)
             await self._admission.enter(request)
             await self._placer.place(request, request.samples)

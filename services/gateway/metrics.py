@@ -28,7 +28,7 @@ slo_requests = counter(
 whole_request = histogram(
     "gateway_e2e_seconds", "From a request's arrival to its end.", buckets=_WHOLE_REQUESTS
 )
-prompt_tokens = counter("gateway_prompt_tokens", "Tokens of prompts admitted.")
+prompt_tokens = counter("gateway_prompt_tokens", "Tokens of the prompts of requests that ended.")
 output_tokens = counter("gateway_output_tokens", "Tokens of answers.")
 cached_tokens = counter("gateway_cached_tokens", "Prompt tokens that nobody had to compute.")
 cancellations = counter("gateway_cancellations", "Requests whose client left before the end.")

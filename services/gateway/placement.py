@@ -111,8 +111,10 @@ class Placer:
             newest = next((w.record.layout for w in live.values() if w.record.layout), None)
             if newest is not None and newest != layout:
                 layout = newest
-                keys = await self._chain(layout, cargo)
-                continue  # others may have come or gone meanwhile
+                keys = self._chain(layout, cargo)
+                if self._is_dear(keys, cargo):
+                    await asyncio.to_thread(keys.__getitem__, -1)
+                    continue  # others may have come or gone meanwhile
             decision = self._decide(cargo, keys, live)
             worker = live.get(decision.decode_worker_id)
             if worker is not None:
@@ -129,14 +131,14 @@ class Placer:
             reason = "; ".join(map(str, decision.rejected)) or reason
             await self._wait(request, until, reason)
 
-    async def _chain(self, layout: KvLayout, cargo: _Cargo) -> Sequence[BlockKey]:
+    def _chain(self, layout: KvLayout, cargo: _Cargo) -> Sequence[BlockKey]:
         root = root_key(layout.namespace, cargo.request.command.cache_salt)
-        keys = KeyChain(root, cargo.token_ids, layout.block_size)
-        # What nobody has is hardly hashed at all.
+        return KeyChain(root, cargo.token_ids, layout.block_size)
+
+    def _is_dear(self, keys: Sequence[BlockKey], cargo: _Cargo) -> bool:
+        """Whether making all keys takes long. What nobody has is hardly hashed at all."""
         is_long = len(cargo.token_ids) > LONG_PROMPT_TOKENS
-        if is_long and self._fleet.directory.index.walk(keys[:1]).has_begun:
-            await asyncio.to_thread(keys.__getitem__, -1)
-        return keys
+        return is_long and self._fleet.directory.index.walk(keys[:1]).has_begun
 
     def _decide(
         self, cargo: _Cargo, keys: Sequence[BlockKey], live: Mapping[str, DecodeWorker]

@@ -40,6 +40,7 @@ def ended(request: Request) -> str:
     metrics.requests.labels(outcome).inc()
     total_s = time.monotonic() - request.arrived_at
     metrics.whole_request.observe(total_s)
+    metrics.prompt_tokens.inc(len(request.command.token_ids))
     metrics.output_tokens.inc(request.num_output_tokens)
     metrics.merged_chunks.inc(request.mailbox.num_merged)
     if request.first_write_at:

@@ -109,10 +109,13 @@ class Answer(Response):
                     self._usage.add(item)
                 elif (piece := self._pieces.take(index, item)) is not None:
                     self._is_sending = True
-                    if not self._is_begun:
-                        await self._begin(send)
+                    is_first = not self._is_begun
+                    await self._begin(send)
                     await send_part(_part(self._events.piece(piece)))
                     self._is_quiet = self._is_sending = False
+                    if is_first:
+                        # It leaves with this turn of the loop, before the rest is worked out.
+                        await asyncio.sleep(0)
         self._is_sending = True
         await self._begin(send)
         self._is_complete = True

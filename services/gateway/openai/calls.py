@@ -246,7 +246,8 @@ def _names(named: NamedGuide | None) -> Mapping[str, str]:
 
 
 def _check(body: GenerateBody) -> None:
-    refuse_unsupported(body.model_extra or {})
+    if extra := body.model_extra:
+        refuse_unsupported(extra)
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options needs stream to be true.", field="stream_options")
     if body.n is not None and not 1 <= body.n <= MAX_SAMPLES:

@@ -31,6 +31,8 @@ def response_guide_of(extra: Mapping[str, Any]) -> NamedGuide | None:
 
 
 def _one_guide(extra: Mapping[str, Any], fields: Mapping[str, _Read]) -> NamedGuide | None:
+    if not extra:
+        return None
     found = [
         named
         for field, read in fields.items()
