@@ -39,6 +39,13 @@ def main(
         list[Path] | None,
         typer.Option(help="A trace of which only the held-out half is taken; repeatable."),
     ] = None,
+    live_trace: Annotated[
+        list[Path] | None,
+        typer.Option(help="A trace for the real processes, in place of a made-up one; repeatable."),
+    ] = None,
+    live_requests: Annotated[
+        int, typer.Option(min=30, help="Requests at each point of the real processes.")
+    ] = 180,
     requests: Annotated[int, typer.Option(min=10, help="Requests taken of each trace.")] = 400,
     quick: Annotated[
         bool, typer.Option("--quick", help="A small run: shows that it works, not how fast.")
@@ -54,7 +61,7 @@ def main(
     """
     console = open_console()
     parts = list(dict.fromkeys(only or Part))
-    files = _Traces(trace or [], unseen_trace or [], requests)
+    files = _Traces(trace or [], unseen_trace or [], requests, live_trace or [], live_requests)
     done = [_measure(part, console, files, quick) for part in parts]
     report = Report(describe_machine(), quick, tuple(done), "Routing benchmark")
     stem = "routing" if parts == list(Part) else f"routing-{'-'.join(parts)}"
@@ -66,6 +73,8 @@ class _Traces:
     seen: list[Path]
     unseen: list[Path]
     num_requests: int
+    live: list[Path]
+    num_live_requests: int
 
 
 def _measure(part: Part, console: Console, traces: _Traces, is_quick: bool) -> PartResult:
@@ -79,7 +88,7 @@ def _measure(part: Part, console: Console, traces: _Traces, is_quick: bool) -> P
         elif part is Part.SPEED:
             tables = speed.measure(run)
         else:
-            tables = processes.measure(run)
+            tables = processes.measure(run, traces.live, traces.num_live_requests)
     result = opening.result(part.value, tables)
     console.print(to_terminal(result))
     return result

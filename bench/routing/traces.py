@@ -33,6 +33,8 @@ class Trace:
     """Tokens of a prefix block."""
     is_held_out: bool = False
     """Whether no weight of the policy was chosen with these requests in view."""
+    shrink: int = 1
+    """What lengths of prompts were divided by."""
 
     @property
     def span_s(self) -> float:
@@ -46,32 +48,34 @@ class Trace:
 
 
 def read_trace(
-    path: Path, most: int, max_tokens: int, seed: int = 0, *, is_held_out: bool = False
+    path: Path, most: int, max_tokens: int, *, is_held_out: bool = False, fitting: float = 1.0
 ) -> Trace:
     """Requests of a JSON lines file with `timestamp_ms`, `input_length`, `output_length` and, where
     prefixes are known, `hash_ids`: the first ones, or `is_held_out` those from the middle on.
 
-    Lengths are divided by one whole number so that the longest prompt has at most `max_tokens`;
-    blocks shrink alike. Where arrivals stand on ticks of three seconds, they are spread evenly.
+    Lengths are divided by one whole number so that this share of the prompts, `fitting`, has at
+    most `max_tokens`; longer ones are cut. Blocks shrink alike. Where arrivals stand on ticks of
+    three seconds, they are spread evenly.
     """
-    rng = random.Random(seed)
+    rng = random.Random(0)
     lines = path.read_text().splitlines()
     start = len(lines) // 2 if is_held_out else 0
     rows = [json.loads(line) for line in lines[start : start + most]]
     block = next((size for name, size in BLOCK_TOKENS.items() if name in path.stem), 64)
-    longest = max(row["input_length"] for row in rows)
+    lengths = sorted(row["input_length"] for row in rows)
+    longest = lengths[round(fitting * (len(lengths) - 1))]
     shrink = max(1, -(-longest // max_tokens))
     has_ticks = all(row["timestamp_ms"] % 3000 == 0 for row in rows)
     requests = [
         TraceRequest(
             at_s=(row["timestamp_ms"] + (rng.uniform(0, 3000) if has_ticks else 0)) / 1e3,
-            num_tokens=max(1, row["input_length"] // shrink),
+            num_tokens=min(max_tokens, max(1, row["input_length"] // shrink)),
             num_output_tokens=max(2, row["output_length"]),
             blocks=tuple(row.get("hash_ids", ())),
         )
         for row in rows
     ]
-    return Trace(path.stem, _in_order(requests), max(1, block // shrink), is_held_out)
+    return Trace(path.stem, _in_order(requests), max(1, block // shrink), is_held_out, shrink)
 
 
 def made_up(kind: str, count: int, seed: int = 0) -> Trace:
