@@ -32,6 +32,11 @@ class FailureMemory:
             return 0.0
         return left_ms
 
+    def expire(self, now: float) -> None:
+        """Forgets what is long past, also of workers that nobody asks for any more."""
+        for worker_id in list(self._failures):
+            self.cost_ms(worker_id, now)
+
     @property
     def is_empty(self) -> bool:
         """Whether nobody has failed lately."""

@@ -26,6 +26,7 @@ class _Rank:
 
     def __init__(self, config: RoutingConfig) -> None:
         self.states: dict[str, WorkerState] = {}
+        self.stall_weight = config.stall_weight
         self._config = config
         self._order: list[_Entry] = []
         self._floors: dict[str, float] = {}
@@ -120,16 +121,15 @@ class WorkerTable:
     ) -> list[WorkerState]:
         """The workers of a role that are worth weighing for a request.
 
-        Half of them for what they cache, the others for their floor. Two workers that cache equally
-        much differ by their load only, and the floor is what load costs whatever the request: so
-        behind the deepest caches the least loaded worker is best. Of many equal floors, `draw`
-        says where to begin.
+        Half of them are the cheapest of those that cache a part of it, roughly weighed. The others
+        are those with the lowest floor: what caches nothing differs by its load only, and the floor
+        is what load costs whatever the request. Of many equal floors, `draw` says where to begin.
         """
         rank = self._rank(role)
         if len(rank.states) <= most:
             return self.takers(request, role)
         order = rank.ordered()
-        chosen = {state.view.worker_id: state for state in _deepest(rank, request, most // 2)}
+        chosen = {state.view.worker_id: state for state in _holders(rank, request, most // 2)}
         num_equal = bisect_right(order, order[0][0] + EQUAL_MS, key=_floor)
         at = int(draw * (num_equal - most)) if num_equal > most else 0
         while at < len(order) and len(chosen) < most:
@@ -144,14 +144,18 @@ class WorkerTable:
         return self._decodes if role is Role.DECODE else self._prefills
 
 
-def _deepest(rank: _Rank, request: RouteRequest, most: int) -> list[WorkerState]:
-    """Those that cache most of the request; of those that cache equally much the idlest."""
+def _holders(rank: _Rank, request: RouteRequest, most: int) -> list[WorkerState]:
+    """Of those that cache some of the request the cheapest ones, roughly: their floor, the time to
+    compute the rest in full steps, and what that holds up."""
+    num_tokens, weight = request.num_tokens, rank.stall_weight
     holders = []
     for worker_id, num_blocks in request.cached_blocks.items():
         state = rank.states.get(worker_id)
         if state is not None:
-            holders.append((-num_blocks, rank.floor(worker_id), worker_id, state))
-    return [e[3] for e in nsmallest(most, holders) if takes(e[3], request)]
+            num_left = num_tokens - num_blocks * state.view.block_size
+            rest_ms = num_left * state.full_token_ms * (1.0 + weight * state.num_streams)
+            holders.append((rank.floor(worker_id) + rest_ms, worker_id, state))
+    return [e[2] for e in nsmallest(most, holders) if takes(e[2], request)]
 
 
 def takes(state: WorkerState, request: RouteRequest) -> bool:

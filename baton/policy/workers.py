@@ -132,6 +132,7 @@ class WorkerState:
         "chunk_step_ms",
         "context_ms",
         "decode_context_ms",
+        "full_token_ms",
         "itl_ms",
         "max_tokens",
         "next_ms",
@@ -181,6 +182,8 @@ class WorkerState:
         """A step of decoding only, turns of sequences beyond the engine's limit included."""
         self.chunk_step_ms = chunk_step_ms = steps.prompt_us(0, in_step, context) / 1e3
         """A step with prompt tokens, without what those cost."""
+        self.full_token_ms = token_ms + chunk_step_ms / budget
+        """A prompt token's part of a step that is full of them."""
         step_ms, pending_ms = itl_ms / turns, 0.0
         if num_tokens:
             step_ms = max(step_ms, chunk_step_ms + token_ms * min(num_tokens, budget))

@@ -12,13 +12,14 @@ from baton.policy.index import BlockIndex
 from baton.policy.table import WorkerTable
 from baton.policy.workers import RoutingConfig, WorkerView
 from baton.registry.bookings import NOTHING, BookingBoard, Promise
+from baton.registry.loads import Loads
 from baton.registry.records import LoadRecord, WorkerRecord
 from baton.request import Role
 
 _NO_LOAD = LoadRecord()
 FEW_WORKERS = 64
 LOOK_SECONDS = 0.02
-"""Records and loads of more than `FEW_WORKERS` workers are looked at this often, not each time."""
+"""While failures fade, more than `FEW_WORKERS` workers are looked at this often, not each time."""
 
 
 class Directory(Protocol):
@@ -29,7 +30,11 @@ class Directory(Protocol):
         """Worker records by worker id."""
 
     @property
-    def loads(self) -> Mapping[str, LoadRecord]:
+    def version(self) -> int:
+        """Grows whenever `workers` changes."""
+
+    @property
+    def loads(self) -> Loads:
         """The newest loads by worker id; some may be missing."""
 
     @property
@@ -51,8 +56,7 @@ class _Known:
 class WorkerTables:
     """Each model's prefill and decode workers as tables for routing, made anew where they change.
 
-    Bookings count at once. Records and loads of few workers do, too; those of many are a little
-    older, by `LOOK_SECONDS`.
+    Records, loads and bookings count at once.
     """
 
     def __init__(
@@ -68,37 +72,37 @@ class WorkerTables:
         self._failures = failures or FailureMemory()
         self._known: dict[str, _Known] = {}
         self._tables: dict[str, WorkerTable] = {}
-        self._records: list[WorkerRecord] = []
-        self._loads: list[LoadRecord] = []
+        self._seen = (-1, -1)
+        """The directory's versions that the views are of."""
         self._looked_at = 0.0
         self._unreachable: Collection[str] = ()
 
     def table(self, model: str, unreachable: Collection[str] = ()) -> WorkerTable:
         """The workers of a model. To the `unreachable` ones the caller has no working stream."""
-        now = time.monotonic()
-        is_due = len(self._known) <= FEW_WORKERS or now - self._looked_at >= LOOK_SECONDS
-        if (is_due and self._has_news()) or unreachable != self._unreachable:
-            self._unreachable = unreachable
-            self._look(now)
-        if is_due:
-            self._looked_at = now
+        directory = self._directory
+        versions = (directory.version, directory.loads.version)
+        if (
+            versions != self._seen
+            or unreachable != self._unreachable
+            or (not self._failures.is_empty and self._is_due())
+        ):
+            self._seen, self._unreachable = versions, unreachable
+            self._looked_at = time.monotonic()
+            self._look(self._looked_at)
         for worker_id in self._board.take_changed():
             known = self._known.get(worker_id)
             if known is not None:
                 self._put(known)
         return self._table(model)
 
-    def _has_news(self) -> bool:
-        """Whether anybody's record or load is another one, or a failure fades."""
-        directory = self._directory
-        records, loads = list(directory.workers.values()), list(directory.loads.values())
-        is_same = records == self._records and loads == self._loads and self._failures.is_empty
-        # The same objects again are equal at a glance.
-        self._records, self._loads = records, loads
-        return not is_same
+    def _is_due(self) -> bool:
+        """Whether what failures cost should be worked out anew."""
+        is_small = len(self._known) <= FEW_WORKERS
+        return is_small or time.monotonic() - self._looked_at >= LOOK_SECONDS
 
     def _look(self, now: float) -> None:
         workers, loads = self._directory.workers, self._directory.loads
+        self._failures.expire(now)
         for worker_id in self._known.keys() - workers.keys():
             self._tables[self._known.pop(worker_id).record.model].remove(worker_id)
         for worker_id, record in workers.items():

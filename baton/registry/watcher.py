@@ -15,6 +15,7 @@ from baton.registry.contact import Contact, end
 from baton.registry.filling import SnapshotSource
 from baton.registry.follower import Follower
 from baton.registry.keys import Keys
+from baton.registry.loads import Loads
 from baton.registry.records import LoadRecord, WorkerRecord
 from baton.registry.timing import Timing
 from baton.request import Role
@@ -46,7 +47,7 @@ class Watcher:
         self.workers: dict[str, WorkerRecord] = {}
         self.version = 0
         """Grows whenever `workers` changes."""
-        self.loads: dict[str, LoadRecord] = {}
+        self.loads = Loads()
         self.index = BlockIndex()
         self.keys = keys or Keys()
         self.timing = timing or Timing()

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from baton.policy.index import BlockIndex
 from baton.policy.predicted import PredictedCaches
-from baton.registry.records import LoadRecord, WorkerRecord
+from baton.registry.loads import Loads
+from baton.registry.records import WorkerRecord
 from baton.request import Role
 from baton.rpc.channels import TlsFiles
 from services.gateway import metrics
@@ -29,7 +30,7 @@ class Directory(Protocol):
     workers: dict[str, WorkerRecord]
     version: int
     """Grows whenever `workers` changes."""
-    loads: dict[str, LoadRecord]
+    loads: Loads
     index: BlockIndex
 
     @property

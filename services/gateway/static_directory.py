@@ -8,7 +8,8 @@ import time
 from baton.errors import BatonError
 from baton.policy.index import BlockIndex
 from baton.registry.filling import fill
-from baton.registry.records import LoadRecord, WorkerRecord
+from baton.registry.loads import Loads
+from baton.registry.records import WorkerRecord
 from baton.rpc import logs
 from services.gateway.fleet import OnWorker
 from services.gateway.snapshots import WorkerDesk
@@ -29,7 +30,7 @@ class StaticDirectory:
     ) -> None:
         self.workers: dict[str, WorkerRecord] = {}
         self.version = 0
-        self.loads: dict[str, LoadRecord] = {}
+        self.loads = Loads()
         self.index = BlockIndex()
         self._addresses = addresses
         self._desk = desk

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
 from registry_world import World, block_key, eventually
 
+from baton.policy.failures import FailureMemory
+from baton.policy.index import BlockIndex
 from baton.policy.routing import choose
 from baton.policy.workers import RouteRequest, RoutingConfig
 from baton.registry.bookings import BookingBoard
 from baton.registry.embedded import EmbeddedRedis
 from baton.registry.keys import Keys
+from baton.registry.loads import Loads
+from baton.registry.records import LoadRecord, WorkerRecord
 from baton.registry.views import WorkerTables
 from baton.request import Role
 
@@ -99,3 +105,52 @@ async def test_a_worker_that_leaves_leaves_the_table(world: World) -> None:
     await eventually(lambda: "d0" not in watcher.workers)
 
     assert (before, len(tables.table("demo"))) == (1, 0)
+
+
+class Directory:
+    """Workers as the test says."""
+
+    def __init__(self) -> None:
+        self.workers: dict[str, WorkerRecord] = {}
+        self.version = 0
+        self.loads = Loads()
+        self.index = BlockIndex()
+
+    def up(self, worker_id: str) -> None:
+        self.workers[worker_id] = WorkerRecord(worker_id, Role.DECODE, "host:1", "e", "demo")
+        self.version += 1
+
+
+def test_a_load_counts_at_once_and_one_that_says_the_same_changes_nothing() -> None:
+    directory = Directory()
+    tables = WorkerTables(directory, BookingBoard("redis://127.0.0.1:1", "g0"), RoutingConfig())
+    directory.up("d0")
+    directory.up("d1")
+
+    idle = tables.table("demo").state("d1")
+    directory.loads["d0"] = LoadRecord(num_running=3)
+    busy = tables.table("demo").state("d0")
+    version = directory.loads.version
+    directory.loads["d0"] = LoadRecord(num_running=3)
+
+    assert busy is not None
+    assert busy.view.num_running == 3
+    assert directory.loads.version == version
+    assert tables.table("demo").state("d0") is busy
+    assert tables.table("demo").state("d1") is idle
+
+
+def test_a_failure_counts_at_once_and_that_of_a_worker_that_is_gone_is_forgotten() -> None:
+    directory, failures = Directory(), FailureMemory()
+    board = BookingBoard("redis://127.0.0.1:1", "g0")
+    tables = WorkerTables(directory, board, RoutingConfig(), failures)
+    directory.up("d0")
+    tables.table("demo")
+
+    failures.note("d0", time.monotonic())
+    failed = tables.table("demo").state("d0")
+    failures.expire(time.monotonic() + 3600.0)
+
+    assert failed is not None
+    assert failed.view.failure_ms > 0
+    assert failures.is_empty

@@ -13,7 +13,8 @@ from baton.errors import BatonError
 from baton.policy.index import BlockIndex
 from baton.policy.workers import RoutingConfig
 from baton.registry.bookings import BookingBoard
-from baton.registry.records import LoadRecord, WorkerRecord
+from baton.registry.loads import Loads
+from baton.registry.records import WorkerRecord
 from baton.request import Role, SamplingParams
 from baton.text import ModelText, load_text
 from baton.tokens import TokenIds
@@ -39,7 +40,7 @@ class ManualDirectory:
     def __init__(self, on_up: OnWorker, on_down: OnWorker) -> None:
         self.workers: dict[str, WorkerRecord] = {}
         self.version = 0
-        self.loads: dict[str, LoadRecord] = {}
+        self.loads = Loads()
         self.index = BlockIndex()
         self.staleness_s = 0.0
         self._on_up, self._on_down = on_up, on_down
