@@ -29,6 +29,10 @@ MAX_FLOWS = 1024
 MIN_RETRY_S, MAX_RETRY_S = 0.25, 60.0
 MAX_ERROR = 0.5
 """Of a predicted start, added to it: a first token that comes late by more counts as this."""
+LONGEST_KEPT = 255 / 256
+"""Of the longest prompt of late, with each request: a hundred later it counts for two thirds."""
+FULL_SHARE = 0.1
+"""Of requests refused, from which on a line counts as always full."""
 WORTH_LEARNING_S = 0.05
 """Shorter waits teach nothing about longer ones."""
 
@@ -115,6 +119,8 @@ class Forecast:
         self._start_error = 0.0
         self._uncached_share = 1.0
         self._mean_outputs = 0.0
+        self._longest = 0.0
+        self._refused_share = 0.0
         self._biases: dict[tuple[str, int], float] = {}
 
     def demand(
@@ -132,6 +138,25 @@ class Forecast:
             return 0.0
         work = FIXED_TOKENS + num_tokens + num_ahead / max(1, num_workers)
         return (1.0 + self._start_error) * work / self._start.per_second
+
+    def reserve_s(self, num_tokens: float, wait_s: float) -> float:
+        """What a request that would wait so long leaves to longer ones of the time it may take.
+
+        A line that is always full is as long as the shortest may still join it, and long ones
+        would never get in. So nobody joins where the longest of late would come too late. Who
+        hardly waits, as a tenant with little in line, leaves as little.
+        """
+        longer = self._longest - num_tokens
+        if self._start is None or longer <= 0:
+            return 0.0
+        later_s = (1.0 + self._start_error) * longer / self._start.per_second
+        fullness = min(self._refused_share / FULL_SHARE, 1.0)
+        return fullness * min(later_s, wait_s)
+
+    def judged(self, num_tokens: float, is_refused: bool) -> None:
+        """A request of so many prompt tokens has come, and may stay or not."""
+        self._longest = max(LONGEST_KEPT * self._longest, num_tokens)
+        self._refused_share += LEARNING_SHARE * (is_refused - self._refused_share)
 
     def told(self, tokens_per_s: float) -> None:
         """Workers say that one of them computes so much; counts until first tokens have come."""

@@ -81,8 +81,8 @@ class Point:
         good = (outcome for outcome in self.outcomes if outcome.is_good(TARGETS))
         return sum(len(outcome.due.prompt) for outcome in good) / self.seconds
 
-    def row(self, names: Sequence[Cell], peak: float) -> tuple[Cell, ...]:
-        """As a line of a table."""
+    def row(self, names: Sequence[Cell], peak: float, peak_tokens: float) -> tuple[Cell, ...]:
+        """As a line of a table; peaks of 0: there are none."""
         ends = Counter(
             outcome.error or ("ok" if outcome.is_done else "open") for outcome in self.outcomes
         )
@@ -100,6 +100,7 @@ class Point:
             milliseconds(served, 50),
             milliseconds(served, 99),
             self.good_tokens,
+            100 * self.good_tokens / peak_tokens if peak_tokens else None,
         )
 
 
@@ -115,6 +116,7 @@ COLUMNS = (
     "TTFT p50 ms",
     "TTFT p99 ms",
     "good prompt tokens/s",
+    "% of peak",
 )
 
 
@@ -151,16 +153,17 @@ async def measure_shape(run: Run, shape: Shape, loads: Sequence[float]) -> Table
             points[arm] = [
                 await measure_point(client, load, load * rate, seconds) for load in wanted
             ]
-    peak = max(point.goodput for found in points.values() for point in found)
-    rows = [point.row((arm,), peak) for arm, found in points.items() for point in found]
+    measured = [(arm, point) for arm, found in points.items() for point in found]
+    peak = max(point.goodput for _, point in measured)
+    peak_tokens = max(point.good_tokens for _, point in measured)
+    rows = [point.row((arm,), peak, peak_tokens) for arm, point in measured]
     notes = (
         f"saturation: {rate:.2f} answers/s from {SATURATING_CLIENTS} clients without a pause",
         f"good: first token within {TARGETS.ttft_s:g} s of when the request was due, mean time "
         f"between tokens at most {TARGETS.itl_s * 1e3:g} ms, whole",
         f"Poisson arrivals for {seconds:g} s, the first fifth not counted; prompts of 128 to 960 "
         "random tokens, answers of 8 to 32",
-        "% of peak: of the most good answers at any load, short ones among them get in more easily "
-        "when much is refused; prompt tokens of good answers show the work",
+        "% of peak: of the most good answers a second, and of their prompt tokens, at any load",
     )
     return Table(f"Goodput over load: {shape.name}", ("arm", *COLUMNS), tuple(rows), notes)
 
@@ -190,7 +193,7 @@ async def measure_tenants(run: Run, shape: Shape, load: float) -> Table:
         for tenant, _, _ in TENANTS:
             mine = [outcome for outcome in outcomes if outcome.due.tenant == tenant]
             point = Point(load, len(mine) / (0.8 * seconds), 0.8 * seconds, mine)
-            rows.append(point.row((arm, tenant), 0.0))
+            rows.append(point.row((arm, tenant), 0.0, 0.0))
     notes = ("equal weights; a tenant that asks for less than its share gets all it asks for",)
     title = f"Two tenants, nine to one, {shape.name}"
     return Table(title, ("arm", "tenant", *COLUMNS), tuple(rows), notes)

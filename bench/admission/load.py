@@ -15,9 +15,6 @@ from baton.client.types import Options
 from baton.errors import BatonError
 from bench.failure import BenchFailed
 
-PROMPT_LENS = (128, 960)
-OUTPUT_LENS = (8, 32)
-"""Both uniform, ends included."""
 VOCABULARY = range(10, 250)
 """Ids that every model has."""
 WARM_SHARE = 0.2
@@ -36,6 +33,26 @@ class Targets:
     """From when the request was due, not from when it was sent."""
     itl_s: float = 0.1
     """Mean over an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How long prompts and answers are, in tokens: uniform, ends included."""
+
+    prompt_lens: tuple[int, int] = (128, 960)
+    output_lens: tuple[int, int] = (8, 32)
+    long_share: float = 0.0
+    """Of requests whose prompts are of `long_lens` instead."""
+    long_lens: tuple[int, int] = (0, 0)
+
+    def draw(self, draw: random.Random) -> tuple[int, int]:
+        """One request's prompt and answer."""
+        is_long = bool(self.long_share) and draw.random() < self.long_share
+        lens = self.long_lens if is_long else self.prompt_lens
+        return draw.randint(*lens), draw.randint(*self.output_lens)
+
+
+PLAIN = Mix()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +93,11 @@ class Outcome:
 
 
 def poisson(
-    rate: float, seconds: float, seed: int, shares: Sequence[tuple[str, int, float]] = ()
+    rate: float,
+    seconds: float,
+    seed: int,
+    shares: Sequence[tuple[str, int, float]] = (),
+    mix: Mix = PLAIN,
 ) -> list[Due]:
     """Requests at this rate; `shares` names tenants, priorities and weights among them."""
     draw = random.Random(seed)
@@ -84,8 +105,9 @@ def poisson(
     dues, at_s = [], draw.expovariate(rate)
     while at_s < seconds:
         (tenant, priority, _) = draw.choices(kinds, [share for *_, share in kinds])[0]
-        prompt = tuple(draw.choices(VOCABULARY, k=draw.randint(*PROMPT_LENS)))
-        dues.append(Due(at_s, prompt, draw.randint(*OUTPUT_LENS), tenant, priority))
+        prompt_len, num_outputs = mix.draw(draw)
+        prompt = tuple(draw.choices(VOCABULARY, k=prompt_len))
+        dues.append(Due(at_s, prompt, num_outputs, tenant, priority))
         at_s += draw.expovariate(rate)
     return dues
 

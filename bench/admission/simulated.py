@@ -8,10 +8,11 @@ import asyncio
 import math
 import random
 import selectors
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from statistics import fmean
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -21,7 +22,9 @@ from baton.policy.admission import Patience, Pool
 from baton.policy.shares import Line
 from baton.request import SamplingParams
 from baton.tokens import TokenIds
-from bench.admission.load import Due, Outcome, Targets, poisson
+from bench.admission.load import PLAIN, Due, Mix, Outcome, Targets, poisson
+from bench.entry import open_console
+from bench.report import PartResult, Table, to_terminal
 from bench.routing.fleet import Clock, Fleet, FleetSpec, Flight
 from bench.routing.traces import TraceRequest
 from services.gateway.halls import Hall, Ticket
@@ -31,12 +34,20 @@ from services.gateway.types import GenerateCommand
 
 TARGETS = Targets()
 TIMES = Path(__file__).parents[2] / "examples" / "step_times.csv"
-LOADS = (0.7, 1.0, 1.1, 1.25, 1.5, 2.0)
-SATURATION = 18.75
-"""Answers a second of 48 clients without a pause, without noise."""
+LOADS = (0.7, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0)
+MIXES = {
+    "plain": PLAIN,
+    "some long": Mix((32, 256), (8, 32), 0.1, (1500, 2500)),
+    "long answers": Mix((16, 256), (32, 128)),
+}
+NUM_CLIENTS = 96
+"""Without a pause: enough to fill an engine's steps, whose pace is saturation."""
+PATIENT_S = 600.0
 POLL_S = 0.25
 SLOW_S = 2.0
 """How long a machine stays as slow as it is."""
+
+Result = TypeVar("Result")
 
 
 class _Skipping(selectors.DefaultSelector):
@@ -69,20 +80,38 @@ class _LoopClock(Clock):
         run()
 
 
+class _Machine:
+    """By how much steps are slower than a table says: alike for a while, and each by itself."""
+
+    def __init__(self, noise: float, seed: int, clock: Callable[[], float]) -> None:
+        self._noise, self._clock = noise, clock
+        self._rng = random.Random(seed)
+        self._slow, self._slow_at = 0.0, 0.0
+
+    def slowness(self) -> float:
+        """Of the next step."""
+        if not self._noise:
+            return 1.0
+        now = self._clock()
+        kept = math.exp((self._slow_at - now) / SLOW_S)
+        drawn = self._rng.gauss(0, self._noise)
+        self._slow = kept * self._slow + math.sqrt(1 - kept * kept) * drawn
+        self._slow_at = now
+        return math.exp(self._slow + self._rng.gauss(0, self._noise))
+
+
 class _World:
     """One gateway's hall and one decode worker."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, noise: float, seed: int) -> None:
         self._loop = loop
         self._spec = FleetSpec(num_prefill=0, num_decode=1)
-        self._fleet = Fleet(self._spec, _LoopClock(loop), read_step_times(TIMES), 16)
-        self._rng = random.Random(seed)
-        self._noise, self._slow, self._slow_at = noise, 0.0, 0.0
+        machine = _Machine(noise, seed, loop.time)
+        times = read_step_times(TIMES)
+        self._fleet = Fleet(self._spec, _LoopClock(loop), times, 16, machine.slowness)
         self._num = 0
-        [worker] = self._fleet.workers.values()
-        steady = worker._step_us
-        worker._step_us = lambda *work: steady(*work) * self._factor()
-        self._word = worker.published
+        [self._worker] = self._fleet.workers.values()
+        self._word = self._worker.published
         self._hall = Hall("m", self._look, Tenants(), loop.time)
         self._poll()
 
@@ -95,18 +124,20 @@ class _World:
         outcomes = await asyncio.gather(*tasks)
         return [outcome for outcome in outcomes if outcome.due.at_s >= 0.2 * dues[-1].at_s]
 
-    def _factor(self) -> float:
-        """By how much a step is slower than the table says."""
-        now = self._loop.time()
-        kept = math.exp((self._slow_at - now) / SLOW_S)
-        drawn = self._rng.gauss(0, self._noise)
-        self._slow = kept * self._slow + math.sqrt(1 - kept * kept) * drawn
-        self._slow_at = now
-        return math.exp(self._slow + self._rng.gauss(0, self._noise))
+    async def saturate(self, dues: Iterator[Due], seconds: float) -> float:
+        """Answers a second of patient clients without a pause."""
+        began, ends = self._loop.time(), []
+
+        async def ask() -> None:
+            while self._loop.time() < began + seconds:
+                await self._request(next(dues), PATIENT_S)
+                ends.append(self._loop.time() - began)
+
+        await asyncio.gather(*(ask() for _ in range(NUM_CLIENTS)))
+        return sum(0.2 * seconds <= end < seconds for end in ends) / (0.8 * seconds)
 
     def _poll(self) -> None:
-        [worker] = self._fleet.workers.values()
-        self._word = worker.published
+        self._word = self._worker.published
         self._loop.call_later(POLL_S, self._poll)
 
     def _look(self, model: str, own_sequences: int, own_tokens: float, line: Line) -> Pool:
@@ -114,10 +145,10 @@ class _World:
         num_tokens = max(STEPS_AHEAD * self._spec.max_batch_tokens, round(AHEAD_S * rate))
         return Pool(1, round(self._spec.max_sequences * (1 + BEGINNING_SHARE)), num_tokens, rate)
 
-    async def _request(self, due: Due) -> Outcome:
+    async def _request(self, due: Due, target_s: float = TARGETS.ttft_s) -> Outcome:
         hall, now = self._hall, self._loop.time()
         outcome = Outcome(due, now)
-        patience = Patience(TARGETS.ttft_s, TARGETS.ttft_s)
+        patience = Patience(target_s, target_s)
         command = GenerateCommand(
             request_id="",
             model="m",
@@ -131,7 +162,7 @@ class _World:
             if hall.queue:
                 hall.check_early("", 0, patience)
             if not hall.take(ticket):
-                hall.join(ticket, 600.0)
+                hall.join(ticket, PATIENT_S)
                 await ticket.wait()
         except Overloaded:
             outcome.error, outcome.is_done = "OVERLOADED", True
@@ -162,37 +193,14 @@ class _World:
         await ended
 
 
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """Of one load: per second but `late`, a share of what was asked."""
-
-    asked: float
-    good: float
-    good_tokens: float
-    late: float
-
-
-def simulate(load: float, noise: float, seed: int, seconds: float = 15.0) -> Sums:
-    """One load on a system that was warmed up at 0.9."""
+def _simulated(noise: float, seed: int, bring: Callable[[_World], Awaitable[Result]]) -> Result:
+    """What comes of a world of its own."""
     selector = _Skipping()
     loop = asyncio.SelectorEventLoop(selector)
     loop.time = lambda: selector.now  # type: ignore[method-assign]
 
-    async def run() -> Sums:
-        world = _World(loop, noise, seed)
-        await world.bring(poisson(0.9 * SATURATION, 5.0, seed))
-        dues = poisson(load * SATURATION * math.exp(-noise * noise), seconds, 1000 * seed + 1)
-        outcomes = await world.bring(dues)
-        span_s = 0.8 * dues[-1].at_s
-        good = [outcome for outcome in outcomes if outcome.is_good(TARGETS)]
-        num_late = sum(not o.error and not o.is_good(TARGETS) for o in outcomes)
-        num_tokens = sum(len(outcome.due.prompt) for outcome in good)
-        return Sums(
-            len(outcomes) / span_s,
-            len(good) / span_s,
-            num_tokens / span_s,
-            num_late / len(outcomes),
-        )
+    async def run() -> Result:
+        return await bring(_World(loop, noise, seed))
 
     try:
         return loop.run_until_complete(run())
@@ -200,22 +208,110 @@ def simulate(load: float, noise: float, seed: int, seconds: float = 15.0) -> Sum
         loop.close()
 
 
+def saturation(mix: Mix, noise: float, seed: int, seconds: float) -> float:
+    """Answers a second of clients without a pause."""
+    dues = iter(poisson(1000.0, 10.0, seed, mix=mix))
+    return _simulated(noise, seed, lambda world: world.saturate(dues, seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Of one load, per second but `late`, a share of what was asked."""
+
+    asked: float
+    asked_tokens: float
+    good: float
+    good_tokens: float
+    """Prompt tokens of good answers."""
+    late: float
+
+
+def simulate(
+    rate: float, mix: Mix = PLAIN, noise: float = 0.0, seed: int = 0, seconds: float = 15.0
+) -> Sums:
+    """So many requests a second."""
+
+    async def bring(world: _World) -> Sums:
+        drawn = poisson(rate, seconds, 1000 * seed + 1, mix=mix)
+        # Exactly the rate: a few per cent more or less are all that matters around saturation.
+        stretch = len(drawn) / (rate * seconds)
+        dues = [replace(due, at_s=stretch * due.at_s) for due in drawn]
+        outcomes = await world.bring(dues)
+        span_s = 0.8 * dues[-1].at_s
+        good = [outcome for outcome in outcomes if outcome.is_good(TARGETS)]
+        num_late = sum(not o.error and not o.is_good(TARGETS) for o in outcomes)
+        return Sums(
+            len(outcomes) / span_s,
+            sum(len(outcome.due.prompt) for outcome in outcomes) / span_s,
+            len(good) / span_s,
+            sum(len(outcome.due.prompt) for outcome in good) / span_s,
+            num_late / len(outcomes),
+        )
+
+    return _simulated(noise, seed, bring)
+
+
+def goodput(
+    mix: Mix, loads: Sequence[float], noise: float, seeds: Sequence[int], seconds: float = 15.0
+) -> list[Sums]:
+    """At each load, a share of saturation: means over seeds."""
+    rate = fmean(saturation(mix, noise, seed, seconds) for seed in seeds)
+    found = []
+    for load in loads:
+        runs = [simulate(load * rate, mix, noise, seed, seconds) for seed in seeds]
+        found.append(
+            Sums(
+                fmean(run.asked for run in runs),
+                fmean(run.asked_tokens for run in runs),
+                fmean(run.good for run in runs),
+                fmean(run.good_tokens for run in runs),
+                fmean(run.late for run in runs),
+            )
+        )
+    return found
+
+
+COLUMNS = (
+    "load",
+    "asked/s",
+    "good/s",
+    "% of peak",
+    "prompt tokens asked/s",
+    "good prompt tokens/s",
+    "% of peak",
+    "late %",
+)
+
+
+def table(name: str, noise: float, num_seeds: int) -> Table:
+    """One mix, all loads."""
+    sums = goodput(MIXES[name], LOADS, noise, range(num_seeds))
+    peak, peak_tokens = max(s.good for s in sums), max(s.good_tokens for s in sums)
+    rows = tuple(
+        (
+            load,
+            s.asked,
+            s.good,
+            100 * s.good / peak,
+            s.asked_tokens,
+            s.good_tokens,
+            100 * s.good_tokens / peak_tokens,
+            100 * s.late,
+        )
+        for load, s in zip(LOADS, sums, strict=True)
+    )
+    return Table(f"Simulated goodput over load: {name}, noise {noise:g}", COLUMNS, rows)
+
+
 def main(
     *,
+    mix: Annotated[list[str] | None, typer.Option(help="One of the mixes; all.")] = None,
     noise: Annotated[float, typer.Option(help="Spread of step times, in the logarithm.")] = 0.0,
     seeds: Annotated[int, typer.Option(help="Runs to average.")] = 4,
 ) -> None:
     """Print good answers over load, simulated. About half a second a load and seed."""
-    print("load  asked/s  good/s  good prompt tokens/s  late %")
-    for load in LOADS:
-        runs = [simulate(load, noise, seed) for seed in range(seeds)]
-        asked, good, tokens, late = (
-            sum(values) / seeds
-            for values in zip(
-                *((r.asked, r.good, r.good_tokens, r.late) for r in runs), strict=True
-            )
-        )
-        print(f"{load:4.2f} {asked:8.2f} {good:7.2f} {tokens:21.0f} {100 * late:7.1f}")
+    tables = tuple(table(name, noise, seeds) for name in mix or MIXES)
+    open_console().print(to_terminal(PartResult("simulated", 0.0, 0.0, 0.0, tables)))
 
 
 if __name__ == "__main__":

@@ -291,13 +291,15 @@ class Fleet:
     clock: Clock
     times: StepTimes
     block_tokens: int
+    slowness: Callable[[], float] = lambda: 1.0
+    """By how much the next step is slower than the table says."""
     workers: dict[str, SimulatedWorker] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         cached = lru_cache(maxsize=1 << 16)(self.times.step_us)
 
         def step_us(num_tokens: int, num_sequences: int, num_context: int) -> float:
-            return cached(num_tokens, num_sequences, num_context & ~255)
+            return cached(num_tokens, num_sequences, num_context & ~255) * self.slowness()
 
         roles = [
             (Role.PREFILL, "p", self.spec.num_prefill),

@@ -170,6 +170,7 @@ class Hall:
         if self.queue or not self.inside.fits(ticket.demand, self.pool(now)):
             return False
         ticket.predicted_ttft_s = now - ticket.arrived_at + self._start_s(ticket.demand)
+        self.forecast.judged(ticket.demand.num_tokens, False)
         self._let_in(ticket)
         return True
 
@@ -183,7 +184,10 @@ class Hall:
         start_s = self._start_s(ticket.demand)
         # Once it is in line, its own deadline ends it, by its own name.
         limit_s = min(self._limit_s(ticket), timeout_s)
-        if passed_s + wait_s + start_s > limit_s:
+        reserve_s = self.forecast.reserve_s(ticket.demand.num_tokens, wait_s)
+        is_late = passed_s + wait_s + start_s + reserve_s > limit_s
+        self.forecast.judged(ticket.demand.num_tokens, is_late)
+        if is_late:
             raise self._shed("late", passed_s + wait_s + start_s, limit_s)
         ticket.queued_at, ticket.was_queued = now, True
         ticket.predicted_wait_s = wait_s

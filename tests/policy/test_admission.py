@@ -73,6 +73,35 @@ def test_starts_are_learnt_behind_others_and_alone():
     assert forecast.start_s(436, 0, 2) == pytest.approx(0.5, rel=0.05)
 
 
+@given(
+    st.lists(st.floats(0, 10_000), min_size=1, max_size=50),
+    st.floats(0, 10_000),
+    st.floats(0, 10),
+)
+def test_where_lines_are_always_full_short_requests_leave_what_long_ones_need(longs, own, wait_s):
+    forecast = Forecast()
+    forecast.told(1000.0)
+    for num_tokens in longs:
+        forecast.judged(num_tokens, False)
+    assert forecast.reserve_s(own, wait_s) == 0
+    for _ in range(3):
+        forecast.judged(max(longs), True)
+    later_s = forecast.start_s(max(longs), 0, 1) - forecast.start_s(own, 0, 1)
+
+    assert 0 <= forecast.reserve_s(own, wait_s) <= min(max(later_s, 0), wait_s) + 1e-9
+    assert forecast.reserve_s(own, 100.0) == pytest.approx(max(later_s, 0))
+
+
+def test_the_longest_prompt_of_long_ago_is_forgotten():
+    forecast = Forecast()
+    forecast.told(1000.0)
+    forecast.judged(10_000, True)
+    for _ in range(1000):
+        forecast.judged(100, True)
+
+    assert forecast.reserve_s(50, 100.0) < 0.3
+
+
 def draining(per_second: float) -> Forecast:
     """One whose line has drained at this rate."""
     forecast = Forecast()
