@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from baton.blocks import BlockKey
+from baton.policy.rendezvous import GROUP_BLOCKS, choose, node_seed
 
 Values = NDArray[np.uint32]
 """[n] numbers of sets, one a block; 0 is the set of nobody."""
@@ -32,6 +35,8 @@ class HolderSets:
         self._sizes: dict[int, int] = {}
         self._stores: frozenset[str] = frozenset()
         self._store_bits = 0
+        self._places: list[tuple[str, int]] = []
+        """Stores and their seeds, where a group's place is known; empty: any store will do."""
 
     @property
     def has_orphans(self) -> bool:
@@ -42,9 +47,18 @@ class HolderSets:
         """The bit of a worker; 0 if it has none."""
         return self._bits.get(worker_id, 0)
 
-    def set_stores(self, worker_ids: Collection[str]) -> None:
-        """These are kvstores, no others are; some may hold nothing yet."""
+    def set_stores(
+        self, worker_ids: Collection[str], places: Mapping[str, str] | None = None
+    ) -> None:
+        """These are kvstores, no others are; some may hold nothing yet.
+
+        `places`: their addresses, where a group of blocks is looked for at the store only that
+        hashing these addresses gives it.
+        """
         self._stores = frozenset(worker_ids)
+        # One of one is the place of all.
+        known = places if places is not None and len(places) > 1 else {}
+        self._places = [(name, node_seed(address)) for name, address in known.items()]
         self._store_bits = 0
         for worker_id in self._stores:
             self._store_bits |= self.bit(worker_id)
@@ -123,9 +137,16 @@ class HolderSets:
             if count:
                 self._leave(number, count)
 
-    def walk(self) -> Walk:
+    def walk(self, keys: Sequence[BlockKey]) -> Walk:
         """Starts along a chain of blocks."""
-        return Walk(self.masks, self._names, self._store_bits)
+        if not self._places or not self._store_bits:
+            return Walk(self.masks, self._names, self._store_bits)
+        names, seeds = zip(*self._places, strict=True)
+
+        def place(depth: int) -> int:
+            return self.bit(names[choose(keys[depth], seeds)])
+
+        return Walk(self.masks, self._names, self._store_bits, place)
 
     def _name(self, bit: int, worker_id: str) -> None:
         self._bits[worker_id], self._names[bit] = bit, worker_id
@@ -193,16 +214,31 @@ class HolderSets:
 class Walk:
     """How far each worker, and all stores together, come along a chain of blocks."""
 
-    def __init__(self, masks: list[int], names: dict[int, str | None], store_bits: int) -> None:
+    def __init__(
+        self,
+        masks: list[int],
+        names: dict[int, str | None],
+        store_bits: int,
+        place: Callable[[int], int] | None = None,
+    ) -> None:
+        """`place`: the bit of the one store that is asked for the group that begins at a depth;
+        None: what any store holds counts. With it, `step` must come to every group's first block.
+        """
         self.matched: dict[str, int] = {}
         """Per worker: leading blocks that it caches without a hole; at least 1."""
         self.num_stored = 0
-        """Leading blocks that some store or other holds each."""
+        """Leading blocks that stores hold, each where it is looked for."""
         self._masks = masks
         self._names = names
         self._left = ~store_bits
         self._stores = store_bits
-        """0 behind the first block that no store holds."""
+        """Those that count here; 0 behind the first block that none of them holds."""
+        self._place = place
+
+    @property
+    def has_places(self) -> bool:
+        """Whether a group's store is known."""
+        return self._place is not None
 
     @property
     def has_begun(self) -> bool:
@@ -212,8 +248,11 @@ class Walk:
     def step(self, depth: int, number: int) -> bool:
         """The block at this depth has this set of holders; False once nobody is left."""
         mask = self._masks[number]
-        if self._stores and not mask & self._stores:
-            self.num_stored, self._stores = depth, 0
+        if self._stores:
+            if self._place is not None and not depth % GROUP_BLOCKS:
+                self._stores = self._place(depth)
+            if not mask & self._stores:
+                self.num_stored, self._stores = depth, 0
         still = self._left & mask
         if self._left != still:
             if depth:

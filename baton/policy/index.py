@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from baton.blocks import KEY_BYTES, BlockKey
 from baton.policy.holders import HolderSets, Walk
 from baton.policy.keytable import KeyTable, Prints, Slots, few_prints_of, print_of, prints_of
+from baton.policy.rendezvous import GROUP_BLOCKS
 
 Number = TypeVar("Number", np.uint64, np.int64)
 
 _FIRST_KEYS = 2
 FEW_KEYS = 64
-"""So many keys are sooner looked up one by one than all at once."""
+"""So many keys are sooner looked up one by one than all at once; not more than a group of them."""
 FEW_CHANGES = 48
 """The same for keys that come and go."""
 _PIECE = 16_384
@@ -122,9 +123,15 @@ class BlockIndex:
             table.remove(slots)
         self._cursor = end if end < table.num_slots else 0
 
-    def set_stores(self, worker_ids: Collection[str]) -> None:
-        """These holders are kvstores, no others are: `walk` counts what they hold together."""
-        self._holders.set_stores(worker_ids)
+    def set_stores(
+        self, worker_ids: Collection[str], places: Mapping[str, str] | None = None
+    ) -> None:
+        """These holders are kvstores, no others are: `walk` counts what they hold together.
+
+        `places`: their addresses, if a group of blocks counts at the store only that hashing gives
+        it (`baton.policy.rendezvous`); None: at any.
+        """
+        self._holders.set_stores(worker_ids, places)
 
     def match(self, keys: Sequence[BlockKey]) -> dict[str, int]:
         """Per worker: how many leading blocks of the chain it caches without a hole; at least 1."""
@@ -132,7 +139,7 @@ class BlockIndex:
 
     def walk(self, keys: Sequence[BlockKey]) -> Walk:
         """How far each worker, and all stores together, come along the chain."""
-        walk, table = self._holders.walk(), self._table
+        walk, table = self._holders.walk(keys), self._table
         # In growing pieces: keys may be made when they are asked for.
         start, end = 0, _FIRST_KEYS
         while start < min(len(keys), FEW_KEYS):
@@ -149,7 +156,11 @@ class BlockIndex:
             places = table.find(prints_of(b"".join(keys[start:end])))
             found = np.where(places >= 0, table.values[places], 0)
             changes = np.flatnonzero(found[1:] != found[:-1]) + 1
-            for at in [0, *changes.tolist()]:
+            stops = [0, *changes.tolist()]
+            if walk.has_places:
+                groups = range(-start % GROUP_BLOCKS, len(found), GROUP_BLOCKS)
+                stops = sorted({*stops, *groups})
+            for at in stops:
                 if not walk.step(start + at, int(found[at])):
                     return walk
             start, end = end, 16 * end

@@ -5,7 +5,7 @@ When a store comes or goes, only the groups that were its own change their place
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import xxhash
 
@@ -28,3 +28,13 @@ def choose(group: BlockKey, seeds: Sequence[int]) -> int:
 def group_keys(keys: Sequence[BlockKey], group_blocks: int = GROUP_BLOCKS) -> list[BlockKey]:
     """The group of each block of a chain, given from its first block on."""
     return [keys[at - at % group_blocks] for at in range(len(keys))]
+
+
+def are_places_known(addresses: Collection[str], spelled: Iterable[frozenset[str]]) -> bool:
+    """Whether stores at these addresses have the groups that hashing the addresses gives them.
+
+    `spelled`: the stores that each worker uses, by the addresses that it hashes. All workers must
+    agree, and spell a living store as it does itself; those that don't live are missing for both.
+    """
+    lists = set(spelled)
+    return len(lists) == 1 and lists.pop().issuperset(addresses)

@@ -30,8 +30,8 @@ class WorkerRecord:
     context_len: int = 0
     metrics_address: str = ""
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Topology (`host` and whatever else tells near from far), the kind of `engine`, and `events`:
-    `none` for a foreign worker that announces none."""
+    """Topology (`host` and whatever else tells near from far), the kind of `engine`, the addresses
+    of its `kvstores`, and `events`: `none` for a foreign worker that announces none."""
     transports: tuple[str, ...] = ()
     """Transports it can use for hand-offs, best first."""
     is_draining: bool = False
@@ -41,6 +41,11 @@ class WorkerRecord:
     def namespace(self) -> str:
         """The namespace of its block keys; empty without a layout."""
         return self.layout.namespace if self.layout else ""
+
+    @property
+    def kvstores(self) -> frozenset[str]:
+        """Addresses of the stores that it uses, as it was told them; empty: none."""
+        return frozenset(filter(None, self.labels.get("kvstores", "").split(",")))
 
     @property
     def announces_events(self) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import structlog
 
 from baton.policy.index import BlockIndex
+from baton.policy.rendezvous import are_places_known
 from baton.registry.client import close, connect
 from baton.registry.contact import Contact, end
 from baton.registry.filling import SnapshotSource
@@ -133,13 +134,19 @@ class Watcher:
             if raw:
                 self._see(worker_id, raw)
         self._farewells &= {(known.worker_id, known.epoch) for known in self.workers.values()}
-        self.index.set_stores(
-            [
-                known.worker_id
-                for known in self.workers.values()
-                if known.role is Role.KVSTORE and not known.is_draining
-            ]
-        )
+        self._set_stores()
+
+    def _set_stores(self) -> None:
+        stores: dict[str, str] = {}
+        spelled = set()
+        for known in self.workers.values():
+            if known.role is Role.KVSTORE:
+                if not known.is_draining:
+                    stores[known.worker_id] = known.address
+            elif known.kvstores:
+                spelled.add(known.kvstores)
+        is_known = are_places_known(stores.values(), spelled)
+        self.index.set_stores(stores, stores if is_known else None)
 
     def _see(self, worker_id: str, raw: dict[bytes, bytes]) -> None:
         try:

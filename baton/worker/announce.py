@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -58,9 +59,13 @@ class Announcement:
 
 
 def make_record(
-    me: Identity, engine: Engine, kind: str, transports: tuple[str, ...], metrics_address: str
+    me: Identity,
+    engine: Engine,
+    labels: Mapping[str, str],
+    transports: tuple[str, ...],
+    metrics_address: str,
 ) -> WorkerRecord:
-    """The worker as gateways see it; `kind` is that of its engine."""
+    """The worker as gateways see it; `labels` as in `WorkerRecord`."""
     return WorkerRecord(
         worker_id=me.worker_id,
         role=me.role,
@@ -71,6 +76,6 @@ def make_record(
         num_blocks=engine.config.num_blocks,
         context_len=engine.config.context_len,
         metrics_address=metrics_address,
-        labels={"engine": kind},
+        labels=labels,
         transports=transports,
     )

@@ -73,7 +73,8 @@ async def boot(process: Process, settings: WorkerSettings, role: Role) -> Worker
         seconds=round(time.monotonic() - began, 2),
     )
     transports = tuple(name for name in settings.transports if name != "shm" or segment)
-    record = make_record(me, engine, settings.engine, transports, process.metrics_address)
+    labels = {"engine": settings.engine, "kvstores": ",".join(settings.kvstore)}
+    record = make_record(me, engine, labels, transports, process.metrics_address)
     announcement = Announcement(settings.redis_url, record, host, learning)
     fetcher = _serve(process, settings, host, me, announcement, segment)
     if fetcher.is_on:

@@ -211,6 +211,13 @@ def test_workers_announce_an_address_of_their_own_pod(manifests):
             assert told == (name if is_named else POD_IP)
 
 
+def test_a_kvstore_announces_itself_as_workers_spell_it(manifests):
+    kvstore = manifests.container("kvstore")
+    service = kvstore.workload["spec"]["serviceName"]
+
+    assert kvstore.environment["BATON_KVSTORE_ADVERTISE"] == f"{POD_NAME}.{service}"
+
+
 def test_worker_names_are_left_to_processes(manifests):
     # Two containers of one pod share its name; the default adds service and port.
     for item in manifests.containers:

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from baton.blocks import BlockKey, split_keys
 from baton.policy.index import BlockIndex, Changes
+from baton.policy.rendezvous import GROUP_BLOCKS, choose, group_keys, node_seed
 
 WORKERS = st.sampled_from([f"w{number}" for number in range(5)])
 NUMBERS = st.integers(0, 40)
@@ -216,6 +217,39 @@ def test_a_long_chain_ends_for_each_worker_where_its_hole_is() -> None:
     assert index.walk([*chain, key(5000)]).num_stored == 1000
     index.set_stores([])
     assert index.match([*chain, key(5000)]) == {"a": 1, "b": 16, "c": 17, "d": 500, "e": 1000}
+
+
+STORES = {f"s{number}": f"host-{number}:8503" for number in range(3)}
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 5 * GROUP_BLOCKS),
+    st.lists(st.lists(st.sampled_from([*STORES, "w"]), max_size=3), min_size=5, max_size=5),
+    st.sets(st.integers(0, 5 * GROUP_BLOCKS), max_size=2),
+    st.integers(0, 3),
+)
+def test_a_stored_block_counts_where_it_is_looked_for(
+    length: int, holders: list[list[str]], holes: set[int], right: int
+) -> None:
+    index, chain = BlockIndex(), [key(number) for number in range(length)]
+    index.set_stores(STORES, STORES)
+    seeds = [node_seed(address) for address in STORES.values()]
+    places = [list(STORES)[choose(group, seeds)] for group in group_keys(chain)]
+    # The first groups lie at their place, the others with whoever it is.
+    held = defaultdict(set)
+    for at in set(range(length)) - holes:
+        group = at // GROUP_BLOCKS
+        for worker in [*holders[group], places[at]] if group < right else holders[group]:
+            held[worker].add(at)
+    for worker, numbers in held.items():
+        index.store_all(worker, packed(sorted(numbers)))
+
+    walk = index.walk(chain)
+
+    reached = (at for at in range(length) if at not in held[places[at]])
+    assert walk.num_stored == next(reached, length)
+    assert walk.matched == ({"w": run} if (run := run_of(list(range(length)), held["w"])) else {})
 
 
 def test_a_million_blocks_grow_the_table_without_losing_one() -> None:

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from baton.blocks import BlockKey
 from baton.policy.eviction import LeafQueue
 from baton.policy.quota import Quotas
-from baton.policy.rendezvous import choose, group_keys, node_seed
+from baton.policy.rendezvous import are_places_known, choose, group_keys, node_seed
 from baton.policy.sketch import MAX_COUNT, FrequencySketch
 
 
@@ -179,3 +179,19 @@ def test_blocks_of_a_chain_lie_together() -> None:
     groups = group_keys(keys, 4)
 
     assert groups == [keys[0]] * 4 + [keys[4]] * 4 + [keys[8]] * 2
+
+
+@pytest.mark.parametrize(
+    ("stores", "spelled", "is_known"),
+    [
+        (["a", "b"], [["a", "b"], ["b", "a"]], True),
+        (["a"], [["a", "b"]], True),  # one of two does not live
+        (["10.0.0.1"], [["a"]], False),
+        (["a", "b"], [["a", "b"], ["a"]], False),
+        (["a", "b"], [], False),
+    ],
+)
+def test_places_are_known_where_all_spell_stores_alike(
+    stores: list[str], spelled: list[list[str]], is_known: bool
+) -> None:
+    assert are_places_known(stores, map(frozenset, spelled)) is is_known

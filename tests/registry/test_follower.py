@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from registry_world import FAST, World, block_key, eventually, make_record
 from structlog.testing import capture_logs
 
+from baton.policy.rendezvous import choose, node_seed
 from baton.registry.announcer import Announcer
 from baton.registry.embedded import EmbeddedRedis
 from baton.registry.keys import Keys
@@ -194,6 +195,23 @@ async def test_what_several_stores_hold_counts_together_and_ends_with_the_one_th
     await eventually(lambda: stored(watcher, range(400)) == 170)
     await second.announcer.stop()
     await eventually(lambda: stored(watcher, range(400)) == 100)
+
+
+async def test_what_lies_where_workers_do_not_look_for_it_does_not_count(world: World) -> None:
+    watcher = await world.watcher()
+    addresses = ["host-0:1", "host-1:1"]
+    stores = [await world.worker(name, role=Role.KVSTORE) for name in ("k0", "k1")]
+    for store, address in zip(stores, addresses, strict=True):
+        store.announcer.update_record(address=address)
+    place = choose(block_key(0), [node_seed(address) for address in addresses])
+    worker = await world.worker("d0")
+
+    stores[1 - place].store(*range(10))
+    await eventually(lambda: stored(watcher, range(20)) == 10)  # nobody says where he looks
+    worker.announcer.update_record(labels={"kvstores": ",".join(addresses)})
+    await eventually(lambda: stored(watcher, range(20)) == 0)
+    stores[place].store(*range(5))
+    await eventually(lambda: stored(watcher, range(20)) == 5)
 
 
 async def test_a_store_that_is_about_to_leave_does_not_count(world: World) -> None:
