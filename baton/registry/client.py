@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
@@ -80,7 +80,23 @@ def connect(redis_url: str, timing: Timing) -> Client:
         options | {"socket_timeout": timing.reply_timeout_s / 2} | (place.sentinel_options or {})
     )
     sentinel = Sentinel(place.sentinels, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
-    return cast(Client, sentinel.master_for(place.service, **options, **place.options))
+    made = sentinel.master_for(place.service, redis_class=_Led, **options, **place.options)
+    return cast(Client, made)
+
+
+class _Led(Redis):
+    """A client of whichever server leads. With it end its connections to sentinels, which redis-py
+    leaves open.
+    """
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """Closes all of them, whatever state they are in."""
+        sentinels = cast(SentinelConnectionPool, self.connection_pool).sentinel_manager.sentinels
+        try:
+            await super().aclose(close_connection_pool)
+        finally:
+            for client in sentinels:
+                await close(client)
 
 
 async def close(client: Client) -> None:
