@@ -11,7 +11,7 @@ from typing import NewType, overload
 
 import xxhash
 
-from baton.tokens import TokenIds
+from baton.tokens import TOKEN_BYTES, TokenIds
 
 BlockKey = NewType("BlockKey", bytes)
 """16 bytes that name a block's tokens and all tokens before them."""
@@ -92,13 +92,16 @@ def chain_keys(
         stop = min(stop, limit)
     if start >= stop:
         return []
-    packed = pack_tokens(token_ids[start * block_size : stop * block_size])
-    width = block_size * 4
+    width = block_size * TOKEN_BYTES
+    if isinstance(token_ids, TokenIds):
+        packed, first = token_ids.packed, start * width
+    else:
+        packed, first = pack_tokens(token_ids[start * block_size : stop * block_size]), 0
     parent: bytes = parents[-1] if parents else b""
     # The key is absorbed once; each block goes on from a copy.
     keyed = hashlib.blake2b(digest_size=KEY_BYTES, key=root)
     keys: list[BlockKey] = []
-    for at in range(0, len(packed), width):
+    for at in range(first, first + (stop - start) * width, width):
         digest = keyed.copy()
         digest.update(parent + packed[at : at + width])
         parent = digest.digest()
@@ -120,10 +123,11 @@ class KeyChain(Sequence[BlockKey]):
         self._root = root
         self._token_ids = token_ids
         self._block_size = block_size
+        self._num_blocks = len(token_ids) // block_size
         self._keys: list[BlockKey] = []
 
     def __len__(self) -> int:
-        return len(self._token_ids) // self._block_size
+        return self._num_blocks
 
     @overload
     def __getitem__(self, index: int) -> BlockKey: ...
@@ -131,14 +135,15 @@ class KeyChain(Sequence[BlockKey]):
     def __getitem__(self, index: slice) -> list[BlockKey]: ...
     def __getitem__(self, index: int | slice) -> BlockKey | list[BlockKey]:
         # Counted from the end of the whole chain, not of what is made of it.
-        places = range(len(self))[index]
-        if isinstance(places, int):
-            self._make(places + 1)
-            return self._keys[places]
-        self._make(max(places, default=-1) + 1)
-        if places.step == 1:
-            return self._keys[places.start : places.stop]
-        return [self._keys[place] for place in places]
+        if isinstance(index, slice):
+            start, stop, step = index.indices(self._num_blocks)
+            if step == 1:
+                self._make(stop if start < stop else 0)
+                return self._keys[start:stop]
+            return [self[place] for place in range(start, stop, step)]
+        place = range(self._num_blocks)[index]
+        self._make(place + 1)
+        return self._keys[place]
 
     def _make(self, count: int) -> None:
         num_made = len(self._keys)

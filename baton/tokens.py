@@ -6,7 +6,11 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
-_ITEM_BYTES = 4
+import numpy as np
+
+TOKEN_BYTES = 4
+_FEW = 512
+"""So many numbers are looked at sooner than numpy is asked to."""
 
 
 class TokenIds(Sequence[int]):
@@ -19,7 +23,7 @@ class TokenIds(Sequence[int]):
 
     def __init__(self, packed: bytes = b"") -> None:
         """Raises ValueError for bytes that are not a whole number of ids."""
-        if len(packed) % _ITEM_BYTES:
+        if len(packed) % TOKEN_BYTES:
             raise ValueError(f"{len(packed)} bytes are not a whole number of 4-byte token ids")
         self.packed = packed
 
@@ -33,6 +37,8 @@ class TokenIds(Sequence[int]):
     @property
     def highest(self) -> int:
         """The largest id; -1 of none."""
+        if len(self) > _FEW:
+            return int(np.frombuffer(self.packed, "<u4").max())
         return max(self.to_array(), default=-1)
 
     def view(self) -> memoryview:
@@ -48,7 +54,7 @@ class TokenIds(Sequence[int]):
         return TokenIds(self.packed + array("I", token_ids).tobytes()) if token_ids else self
 
     def __len__(self) -> int:
-        return len(self.packed) // _ITEM_BYTES
+        return len(self.packed) // TOKEN_BYTES
 
     @overload
     def __getitem__(self, index: int) -> int: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from baton.blocks import BlockKey, root_key
@@ -258,8 +258,8 @@ class Engine:
             else:
                 self._commit(sequence, drawn.get(sequence))
         began_ns, self._landed_ns = max(flight.began_ns, self._landed_ns), time.monotonic_ns()
-        step_us = (self._landed_ns - began_ns) // 1000
-        self._landed = replace(flight.work, step_us=step_us)
+        self._landed = flight.work
+        self._landed.step_us = (self._landed_ns - began_ns) // 1000
 
     def _report(self, plan: StepPlan) -> None:
         now_ns = time.monotonic_ns()
@@ -322,23 +322,24 @@ class Engine:
 
     def _hand_out(self) -> StepOutput:
         news, self._news, self._has_news = self._news, StepOutput(), False
-        landed, self._landed = self._landed, StepLoad()
-        roster = self._roster
-        uncomputed = sum(sequence.num_uncomputed for sequence in roster.running)
+        news.load, self._landed = self._landed, StepLoad()
+        self._look_around(news.load)
         news.block_events = self._pool.take_events()
-        news.load = replace(
-            landed,
-            num_running=len(roster.running),
-            num_waiting=len(roster.waiting),
-            num_receiving=roster.num_receiving,
-            num_waiting_tokens=roster.waiting.num_tokens + uncomputed,
-            num_used_blocks=self._pool.num_used,
-            num_blocks=self._pool.num_blocks,
-            num_preemptions=roster.num_preemptions,
-            num_late_draws=self._num_late_draws,
-            num_wasted_tokens=self._num_wasted,
-        )
         return news
+
+    def _look_around(self, load: StepLoad) -> None:
+        """The state behind a step."""
+        roster, pool = self._roster, self._pool
+        uncomputed = sum(sequence.num_uncomputed for sequence in roster.running)
+        load.num_running = len(roster.running)
+        load.num_waiting = len(roster.waiting)
+        load.num_receiving = roster.num_receiving
+        load.num_waiting_tokens = roster.waiting.num_tokens + uncomputed
+        load.num_used_blocks = pool.num_used
+        load.num_blocks = pool.num_blocks
+        load.num_preemptions = roster.num_preemptions
+        load.num_late_draws = self._num_late_draws
+        load.num_wasted_tokens = self._num_wasted
 
 
 def _check_sizes(config: EngineConfig, arena: Arena) -> None:

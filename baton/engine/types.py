@@ -172,7 +172,8 @@ class BlockEvent:
     """Of stored blocks: the cache salt of the sequence that computed them."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: each step counts before it runs, while it runs and behind it.
+@dataclass(slots=True)
 class StepLoad:
     """Forward-pass metrics of the step whose tokens are handed out, and the state behind it."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from baton.engine.sequence import Sequence, SequenceState
 from baton.engine.types import EngineConfig, NewToken, SequenceSpec
 from baton.errors import InvalidRequest
@@ -72,7 +70,7 @@ def check_resume(
 
 def _check_vocabulary(spec: SequenceSpec, vocab_size: int) -> None:
     if isinstance(spec.token_ids, TokenIds):
-        lowest, highest = 0, int(np.frombuffer(spec.token_ids.packed, dtype="<u4").max())
+        lowest, highest = 0, spec.token_ids.highest
     else:
         lowest, highest = min(spec.token_ids), max(spec.token_ids)
     outside = lowest if lowest < 0 else highest

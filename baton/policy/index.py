@@ -141,8 +141,8 @@ class BlockIndex:
         """How far each worker, and all stores together, come along the chain."""
         walk, table = self._holders.walk(keys), self._table
         # In growing pieces: keys may be made when they are asked for.
-        start, end = 0, _FIRST_KEYS
-        while start < min(len(keys), FEW_KEYS):
+        start, end, num_few = 0, _FIRST_KEYS, min(len(keys), FEW_KEYS)
+        while start < num_few:
             slots = table.find_few(few_prints_of(b"".join(keys[start:end])))
             values, last = table.value_view, -1
             for depth, slot in enumerate(slots, start):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 
-from baton.engine.types import BlockEventKind, StepOutput
+from prometheus_client import Gauge
+
+from baton.engine.types import BlockEventKind, StepLoad, StepOutput
 from baton.policy.stepmodel import StepModel
-from baton.rpc.metrics import HotHistogram, counter, gauge, histogram
+from baton.rpc.metrics import HotHistogram, counter, gauge
 
 STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
-_steps = histogram("engine_step_seconds", "Time of an engine step.", buckets=STEP_SECONDS)
+_steps = HotHistogram("engine_step_seconds", "Time of an engine step.", buckets=STEP_SECONDS)
 _tokens = counter("engine_tokens_total", "Tokens computed, by what they were for.", ("kind",))
 _sequences = gauge("engine_sequences", "Sequences in the engine.", ("state",))
 _waiting_tokens = gauge("engine_waiting_tokens", "Known tokens that are still to be computed.")
@@ -36,27 +39,36 @@ _wasted_tokens = gauge(
 
 # A label's lookup costs more than its count, and this runs at every step.
 _prompt_tokens, _decode_tokens = _tokens.labels("prompt"), _tokens.labels("decode")
-_running, _waiting = _sequences.labels("running"), _sequences.labels("waiting")
-_receiving = _sequences.labels("receiving")
-_used, _free = _blocks.labels("used"), _blocks.labels("free")
+
+
+class _Last:
+    """The newest step's load, for what is only looked at when somebody asks."""
+
+    load = StepLoad()
+
+
+def _show(shown: Gauge, read: Callable[[StepLoad], int]) -> None:
+    shown.set_function(lambda: read(_Last.load))
+
+
+_show(_sequences.labels("running"), lambda load: load.num_running)
+_show(_sequences.labels("waiting"), lambda load: load.num_waiting)
+_show(_sequences.labels("receiving"), lambda load: load.num_receiving)
+_show(_waiting_tokens, lambda load: load.num_waiting_tokens)
+_show(_blocks.labels("used"), lambda load: load.num_used_blocks)
+_show(_blocks.labels("free"), lambda load: load.num_blocks - load.num_used_blocks)
+_show(_preemptions, lambda load: load.num_preemptions)
+_show(_late_draws, lambda load: load.num_late_draws)
+_show(_wasted_tokens, lambda load: load.num_wasted_tokens)
 
 
 def observe(output: StepOutput) -> None:
     """Takes one step's news."""
-    load = output.load
+    load = _Last.load = output.load
     if load.num_prompt_tokens or load.num_decode_tokens:
         _steps.observe(load.step_us / 1e6)
         _prompt_tokens.inc(load.num_prompt_tokens)
         _decode_tokens.inc(load.num_decode_tokens)
-    _running.set(load.num_running)
-    _waiting.set(load.num_waiting)
-    _receiving.set(load.num_receiving)
-    _waiting_tokens.set(load.num_waiting_tokens)
-    _used.set(load.num_used_blocks)
-    _free.set(load.num_blocks - load.num_used_blocks)
-    _preemptions.set(load.num_preemptions)
-    _late_draws.set(load.num_late_draws)
-    _wasted_tokens.set(load.num_wasted_tokens)
     for event in output.block_events:
         if event.kind is BlockEventKind.REMOVED:
             _evictions.inc(len(event.keys))

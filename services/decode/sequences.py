@@ -76,6 +76,7 @@ class Sequences:
         self._arrivals = arrivals
         self._max_sequences = max_sequences
         self._samples: dict[str, Sample] = {}
+        metrics.running.set_function(lambda: len(self._samples))
         host.subscribe(self._deliver)
         host.on_failure(self._fail_all)
 
@@ -175,7 +176,6 @@ class Sequences:
             self._end(sample, FinishReason.ERROR, errors.Overloaded(limit, retry_after_s=1.0))
             return
         self._samples[sequence_id] = sample
-        metrics.running.set(len(self._samples))
         sample.expiry = loop.call_later(timeout_s, self._expire, sample, timeout_s)
         if sample.spec.receive:
             deadline = time.monotonic() + timeout_s
@@ -297,7 +297,6 @@ class Sequences:
     ) -> None:
         """Sends the sample's one end."""
         self._samples.pop(sample.spec.sequence_id, None)
-        metrics.running.set(len(self._samples))
         _ended[reason].inc()
         if sample.expiry is not None:
             sample.expiry.cancel()

@@ -25,7 +25,7 @@ async def until_some_landed(address: str) -> None:
 async def test_prefill_killed_in_mid_prompt_gives_the_same_answer(start, model, transport):
     decode = start("decode", "--transports", transport)
     prefill = start("prefill", "--max-batch-tokens", "1")
-    prompt = make_prompt(600, seed=40)
+    prompt = make_prompt(900, seed=40)
 
     async with DecodeClient(decode.address, prefill.address) as client:
         [answer] = client.submit(prompt)
@@ -40,9 +40,9 @@ async def test_prefill_killed_in_mid_prompt_gives_the_same_answer(start, model, 
 
 
 async def test_hung_prefill_is_given_up_and_its_late_bytes_harm_nobody(start, model):
-    decode = start("decode", "--handoff-stall-seconds", "0.5", "--verify-transfers")
+    decode = start("decode", "--handoff-stall-seconds", "1", "--verify-transfers")
     prefill = start("prefill", "--max-batch-tokens", "1")
-    prompts = [make_prompt(300, seed=41 + index) for index in range(3)]
+    prompts = [make_prompt(900, seed=41), *(make_prompt(300, seed=seed) for seed in (42, 43))]
 
     async with DecodeClient(decode.address, prefill.address) as client:
         [answer] = client.submit(prompts[0])
@@ -68,7 +68,7 @@ async def test_lost_connection_between_live_workers_costs_no_answer_and_no_block
 ):
     decode = start("decode", "--transports", transport)
     prefill = start("prefill", "--max-batch-tokens", "1")
-    prompt = make_prompt(600, seed=42)
+    prompt = make_prompt(900, seed=42)
 
     async with (
         TcpProxy(prefill.address) as wire,
