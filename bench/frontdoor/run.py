@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from baton.rpc.runtime import SETTLED_SECONDS
 from bench.child import Child
 from bench.frontdoor.cells import Cell, Group
 from bench.frontdoor.measure import Bench, GroupResult, Measured, targets_with
@@ -19,8 +20,8 @@ from bench.options import Run
 
 NUM_REPETITIONS = (3, 1)
 """Of a full and of a quick run."""
-IDLE_S = 1.0
-"""Between the first token and the look at idle memory."""
+IDLE_S = (SETTLED_SECONDS + 1, 1.0)
+"""Between the first token and the look at idle memory: our processes have settled by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class _Conductor:
         result = GroupResult(group.name)
         self.run.steps.next(f"starting {group.name}")
         async with self._running(group, result) as targets:
-            await asyncio.sleep(IDLE_S)
+            await asyncio.sleep(self.run.size(*IDLE_S))
             result.idle_mib = {target.title: target.resident_mib() for target in targets}
             for cell in self.plan.cells:
                 if cell.group == group:

@@ -264,6 +264,8 @@ class Core:
     def _report(self, request: Request) -> None:
         self._placer.decisions.ended(request, report.ended(request))
         self._count_out()
+        if not self._num_admitted:
+            self._placer.look_ahead(request.command.model)
 
     def _count_out(self) -> None:
         metrics.in_flight.dec()

@@ -101,6 +101,10 @@ class Placer:
         """A worker did not deliver: it costs more for a while."""
         self._failures.note(worker_id, time.monotonic())
 
+    def look_ahead(self, model: str) -> None:
+        """Takes in what has changed by now, in a quiet moment: the next request finds it done."""
+        self.tables.table(model, self._fleet.unreachable())
+
     async def _place(self, cargo: _Cargo, until: float, span: Span) -> None:
         request, model = cargo.request, cargo.request.command.model
         layout: KvLayout | None = None
