@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import inf
 
 from baton.policy.decision import Option
+from baton.policy.learned import should_fetch_first
 from baton.policy.workers import RouteRequest, RoutingConfig, WorkerState
 from baton.request import Role
 
@@ -142,7 +143,7 @@ class DecodeCost:
         """Later tokens of all for as long as it stays, weighted."""
         self.num_missing_tokens = num_missing = prompt.num_computed_tokens
         self.num_missing_bytes = -(-num_missing // block_size) * view.block_bytes
-        """Of blocks that it neither caches nor fetches: what a hand-off would move."""
+        """Of blocks that it neither caches nor would fetch: what a hand-off moves at least."""
         self.misses = itl_misses(state, self.itl_ms, aims, config)
         """How many more sequences than without it miss their ITL target."""
         self.rest_ms = self.share_ms + aims.miss_ms * self.misses + view.failure_ms
@@ -157,16 +158,15 @@ def weigh(
     `prefill` is None where the decode worker computes the prompt.
     """
     state = decode.state
-    fetch_ms = decode.prompt.fetch_ms
     handoff_ms = join_ms = stall_ms = failure_ms = 0.0
     if prefill is None:
         prompt = decode.prompt
+        fetch_ms = prompt.fetch_ms
         stall_ms = _stall_ms(decode)
     else:
         prompt = prefill
-        # The decode worker fetches first, then opens the hand-off of what it still lacks.
-        fetch_ms += prefill.fetch_ms
-        handoff_ms = _handoff_ms(decode, prefill)
+        first_ms, handoff_ms = _arrival_ms(decode, prefill)
+        fetch_ms = first_ms + prefill.fetch_ms
         join_ms = decode.join_ms
         failure_ms = prefill.state.view.failure_ms
     ttft_ms = decode.room_ms + prompt.state.queue_ms + fetch_ms + prompt.compute_ms
@@ -205,8 +205,8 @@ def local_cost(decode: DecodeCost, aims: Aims, config: RoutingConfig) -> tuple[f
 
 def remote_cost(decode: DecodeCost, prefill: PromptCost, aims: Aims) -> tuple[float, float]:
     """(cost, TTFT) as `weigh` has them for a prefill worker, in a third of the time."""
-    handoff_ms = _handoff_ms(decode, prefill)
-    ttft_ms = decode.room_ms + decode.prompt.fetch_ms + decode.join_ms
+    first_ms, handoff_ms = _arrival_ms(decode, prefill)
+    ttft_ms = decode.room_ms + first_ms + decode.join_ms
     ttft_ms += prefill.ready_ms + handoff_ms
     rest_ms = decode.rest_ms + prefill.state.view.failure_ms
     return _with_miss_ms(ttft_ms, aims) + rest_ms, ttft_ms
@@ -270,16 +270,26 @@ def itl_misses(state: WorkerState, itl_ms: float, aims: Aims, config: RoutingCon
     return state.num_streams * more + own_missed
 
 
-def _handoff_ms(decode: DecodeCost, prefill: PromptCost) -> float:
-    """The part of a hand-off that computing does not hide: at least that of the last chunk."""
-    state = prefill.state
-    road = decode.state.view.learned.road(state.view.worker_id)
-    moving_ms = decode.num_missing_bytes / road.bytes_per_us / 1e3
+def _arrival_ms(decode: DecodeCost, prefill: PromptCost) -> tuple[float, float]:
+    """What the decode worker fetches before a hand-off, and the part of the hand-off that computing
+    does not hide: at least that of the last chunk."""
+    state, learned = prefill.state, decode.state.view.learned
+    road = learned.road(state.view.worker_id)
+    num_tokens, num_bytes = decode.num_missing_tokens, decode.num_missing_bytes
+    first_ms = decode.prompt.fetch_ms
+    if first_ms and learned.fetch is not None:
+        view = decode.state.view
+        num_lacking = num_tokens + decode.prompt.num_fetched_tokens
+        lacking_bytes = -(-num_lacking // (view.block_size or 1)) * view.block_bytes
+        if not should_fetch_first(learned.fetch, road, lacking_bytes):
+            first_ms, num_tokens, num_bytes = 0.0, num_lacking, lacking_bytes
+    moving_ms = num_bytes / road.bytes_per_us / 1e3
     exposed_ms = moving_ms
-    if decode.num_missing_tokens > state.budget:
-        exposed_ms = moving_ms * state.budget / decode.num_missing_tokens
+    if num_tokens > state.budget:
+        exposed_ms = moving_ms * state.budget / num_tokens
     hidden_too_ms = moving_ms - prefill.compute_ms
-    return road.setup_us / 1e3 + (hidden_too_ms if hidden_too_ms > exposed_ms else exposed_ms)
+    handoff_ms = road.setup_us / 1e3
+    return first_ms, handoff_ms + (hidden_too_ms if hidden_too_ms > exposed_ms else exposed_ms)
 
 
 def option(

@@ -16,6 +16,7 @@ class Learning:
         self._learner = WorkerLearner(config.max_batch_tokens, config.max_sequences)
         self._fetch_road: Callable[[], Road] | None = None
         self.observe_handoff = self._learner.observe_handoff
+        self.road = self._learner.road
 
     def ask_fetch_road(self, fetch_road: Callable[[], Road]) -> None:
         """Where to learn what fetching from kvstore costs."""

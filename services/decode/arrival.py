@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from baton import convert
 from baton.engine.engine import Engine
 from baton.engine.types import NewToken, Reserved, SequenceSpec
 from baton.errors import BatonError, InvalidRequest, TransferFailed
+from baton.policy.learned import should_fetch_first
 from baton.request import PrefillMode, SequenceTimings
 from baton.rpc import logs, telemetry
 from baton.v1 import prefill_pb2 as pb
@@ -50,6 +51,8 @@ class _HandOff:
     link: PrefillLink
     reserved: Reserved
     num_computed: int
+    has_fetched: bool
+    """Whether kvstore has given what it can."""
 
 
 class StartOver(Exception):
@@ -85,31 +88,47 @@ class Arrivals:
         """
         timings.cached_token_count = reserved.num_cached_tokens
         try:
-            num_computed, link = await self._prepare(plan, reserved, timings)
+            hand_off = await self._prepare(plan, reserved, timings)
         except asyncio.CancelledError:
             self._host.post(Engine.release, plan.spec.sequence_id)
             raise
-        if link is None:
-            self._resume(plan, num_computed)
-        else:
-            await self._hand_off(plan, _HandOff(link, reserved, num_computed), timings)
+        if hand_off is not None:
+            await self._hand_off(plan, hand_off, timings)
 
     async def _prepare(
         self, plan: ArrivalPlan, reserved: Reserved, timings: SequenceTimings
-    ) -> tuple[int, PrefillLink | None]:
-        """Tokens computed when kvstore has given what it can, and the link for the rest, if any."""
-        num_known = len(plan.spec.token_ids)
-        timings.fetched_token_count = await self._fetcher.fetch(reserved, num_known)
-        num_computed = reserved.num_cached_tokens + timings.fetched_token_count
+    ) -> _HandOff | None:
+        """The hand-off that is to come, behind what was fetched; none: the sequence runs here."""
+        num_computed, has_fetched = reserved.num_cached_tokens, False
+        if plan.peer is None or self._fetches_first(plan, plan.peer, reserved):
+            num_computed, has_fetched = await self._fetch(plan, reserved, timings), True
         # The last block's worth is computed faster than it is asked for.
-        if plan.peer is None or num_known - num_computed <= self._host.engine.layout.block_size:
-            return num_computed, None
-        timings.prefill_worker_id = plan.peer.worker_id
-        try:
-            return num_computed, await self._links.get(plan.peer)
-        except BatonError as error:
-            self._note_fallback(plan, timings, error)
-            return num_computed, None
+        num_missing = len(plan.spec.token_ids) - num_computed
+        if plan.peer is not None and num_missing > self._host.engine.layout.block_size:
+            timings.prefill_worker_id = plan.peer.worker_id
+            try:
+                link = await self._links.get(plan.peer)
+                return _HandOff(link, reserved, num_computed, has_fetched)
+            except BatonError as error:
+                self._note_fallback(plan, timings, error)
+                if not has_fetched:
+                    num_computed = await self._fetch(plan, reserved, timings)
+        self._resume(plan, num_computed)
+        return None
+
+    def _fetches_first(self, plan: ArrivalPlan, peer: PrefillPeer, reserved: Reserved) -> bool:
+        """Whether fetching comes before the hand-off, not with it: as routing predicts it."""
+        layout = self._host.engine.layout
+        num_missing = len(plan.spec.token_ids) - reserved.num_cached_tokens
+        num_bytes = -(-num_missing // layout.block_size) * layout.block_bytes
+        road = self._learning.road(peer.worker_id)
+        return should_fetch_first(self._fetcher.road, road, num_bytes)
+
+    async def _fetch(self, plan: ArrivalPlan, reserved: Reserved, timings: SequenceTimings) -> int:
+        """Fetches what kvstore has behind the cached tokens; returns how many are there then."""
+        num_fetched = await self._fetcher.fetch(reserved, len(plan.spec.token_ids))
+        timings.fetched_token_count += num_fetched
+        return reserved.num_cached_tokens + num_fetched
 
     async def _hand_off(
         self, plan: ArrivalPlan, hand_off: _HandOff, timings: SequenceTimings
@@ -127,7 +146,7 @@ class Arrivals:
         except BatonError as error:
             span.fail(error.message)
             self._note_fallback(plan, timings, error)
-            await self._recover(plan, hand_off, session)
+            await self._recover(plan, hand_off, session, timings)
         else:
             await link.quiet(session, 0.0)
         finally:
@@ -135,8 +154,14 @@ class Arrivals:
             span.set("handoff.transport", link.transport)
             span.end()
 
-    async def _recover(self, plan: ArrivalPlan, hand_off: _HandOff, session: RemoteSession) -> None:
-        """Goes on with what landed, once nobody writes there any more."""
+    async def _recover(
+        self,
+        plan: ArrivalPlan,
+        hand_off: _HandOff,
+        session: RemoteSession,
+        timings: SequenceTimings,
+    ) -> None:
+        """Goes on with what landed, once nobody writes there any more, and what kvstore has."""
         link = hand_off.link
         try:
             is_quiet = await link.quiet(session, QUIET_LIMIT_S)
@@ -145,7 +170,15 @@ class Arrivals:
             raise
         if is_quiet:
             block_size = self._host.engine.layout.block_size
-            self._resume(plan, _landed_tokens(session, hand_off.num_computed, block_size))
+            num_computed = _landed_tokens(session, hand_off.num_computed, block_size)
+            if not hand_off.has_fetched:
+                landed = replace(hand_off.reserved, num_cached_tokens=num_computed)
+                try:
+                    num_computed = await self._fetch(plan, landed, timings)
+                except asyncio.CancelledError:
+                    self._host.post(Engine.release, plan.spec.sequence_id)
+                    raise
+            self._resume(plan, num_computed)
             return
         metrics.quarantines.inc()
         log.error("blocks quarantined", peer=link.peer.worker_id)

@@ -140,6 +140,8 @@ class PrefillSession:
         self._num_fetched = await self._fetcher.fetch(reserved, len(self._plan.spec.token_ids))
         num_computed = reserved.num_cached_tokens + self._num_fetched
         self._host.post(Engine.resume, self._plan.spec.sequence_id, num_computed)
+        # What is here already moves while the rest computes.
+        await self._push(Progress(reserved.sequence_id, num_computed, reserved.block_ids))
 
     def _newest_progress(self, progress: Progress) -> Progress:
         """Skips to the newest of several progresses in a row: pushes fell behind the engine."""

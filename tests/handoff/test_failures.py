@@ -8,6 +8,7 @@ import oracle
 import pytest
 from broken_prefill import FAULTS, BrokenPrefill
 from decode_client import DecodeClient, make_prompt, until_free, worker_facts
+from kvstore_blocks import until_stored
 from tcp_proxy import TcpProxy
 
 from baton.v1 import types_pb2
@@ -36,6 +37,29 @@ async def test_prefill_killed_in_mid_prompt_gives_the_same_answer(start, model, 
         assert answer.token_ids == oracle.greedy(model, [prompt], 24)[0]
         assert answer.end.timings.prefill_mode == FALLBACK
         assert answer.num_ends == 1
+    await until_free(decode.address, 5.0)
+
+
+async def test_what_a_dead_prefill_did_not_bring_is_fetched(start, model, kvstore):
+    prompt = make_prompt(600, seed=43)
+    first = start("decode", "--kvstore", kvstore.address)
+    async with DecodeClient(first.address) as client:
+        await client.ask(prompt)
+        await until_stored(kvstore.address, num_blocks=38)
+    first.signal(signal.SIGKILL)
+
+    decode = start("decode", "--kvstore", kvstore.address)
+    prefill = start("prefill", "--max-batch-tokens", "1")
+    async with DecodeClient(decode.address, prefill.address) as client:
+        [answer] = client.submit(prompt)
+        await until_some_landed(prefill.address)
+        prefill.signal(signal.SIGKILL)
+        await answer.ended()
+
+    timings = answer.end.timings
+    assert timings.prefill_mode == FALLBACK
+    assert 0 < timings.fetched_token_count <= 592
+    assert answer.token_ids == oracle.greedy(model, [prompt], 24)[0]
     await until_free(decode.address, 5.0)
 
 

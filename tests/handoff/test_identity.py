@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from dataclasses import replace
 
 import oracle
 import pytest
 from decode_client import GREEDY, DecodeClient, make_prompt, until_free
+from kvstore_blocks import until_stored
 
 from baton.request import SamplingParams
-from baton.rpc.channels import open_channel
-from baton.v1 import kvstore_pb2, kvstore_pb2_grpc, types_pb2
+from baton.v1 import types_pb2
 
 LENGTHS = (1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 49, 130)
 REMOTE, LOCAL = types_pb2.PREFILL_MODE_REMOTE, types_pb2.PREFILL_MODE_LOCAL
@@ -122,16 +121,6 @@ async def test_answer_continued_elsewhere_is_the_unbroken_one(pair, is_remote):
     assert whole.token_ids[9:] == rest.token_ids
 
 
-async def until_stored(address: str, num_blocks: int) -> None:
-    """Waits until kvstore holds so many blocks: workers offer them in the background."""
-    async with asyncio.timeout(20), open_channel(address) as channel:
-        stub = kvstore_pb2_grpc.KvStoreServiceStub(channel)
-        while True:
-            stats = await stub.GetStats(kvstore_pb2.GetStatsRequest(), timeout=5)
-            if stats.block_count >= num_blocks:
-                return
-
-
 async def test_blocks_come_back_from_kvstore_after_a_restart(start_on, any_model, kvstore):
     first = start_on(any_model, "decode", "--kvstore", kvstore.address)
     prompt = make_prompt(130, seed=45)
@@ -146,3 +135,27 @@ async def test_blocks_come_back_from_kvstore_after_a_restart(start_on, any_model
 
     assert after.end.timings.fetched_token_count == 128
     assert before.token_ids == after.token_ids == oracle.greedy(any_model, [prompt], 24)[0]
+
+
+async def test_what_kvstore_holds_comes_with_the_hand_off(start, model, kvstore):
+    flags = ("--kvstore", kvstore.address)
+    first = start("decode", *flags)
+    head = make_prompt(130, seed=46)
+    prompt = head + make_prompt(70, seed=47)
+    async with DecodeClient(first.address) as client:
+        await client.ask(head)
+        await until_stored(kvstore.address, num_blocks=9)
+    first.signal(signal.SIGKILL)
+
+    second = start("decode", *flags, "--verify-transfers")
+    prefill = start("prefill", *flags, "--max-batch-tokens", "24")
+    async with DecodeClient(second.address, prefill.address) as client:
+        answer = await client.ask(prompt)
+
+    timings = answer.end.timings
+    assert timings.prefill_mode == REMOTE
+    # The prefill worker needs it in any case: it is not fetched twice.
+    assert (timings.fetched_token_count, timings.prefill_cached_token_count) == (0, 128)
+    assert answer.token_ids == oracle.greedy(model, [prompt], 24)[0]
+    for process in (second, prefill):
+        await until_free(process.address, 5)

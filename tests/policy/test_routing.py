@@ -168,6 +168,26 @@ def test_blocks_in_kvstore_are_fetched_where_that_is_quicker() -> None:
     assert route(request, decode("a")).num_uncached_tokens == 4000  # it uses no kvstore
 
 
+@pytest.mark.parametrize(("bytes_per_us", "is_fetched_first"), [(20_000.0, False), (1.0, True)])
+def test_what_is_stored_comes_with_the_hand_off_unless_that_road_is_slower(
+    bytes_per_us: float, is_fetched_first: bool
+) -> None:
+    fetch, handoff = Road(1000.0, 2000.0), Road(1000.0, bytes_per_us)
+    worker = decode("a", num_running=30, learned=Learned(fetch=fetch, common=handoff))
+    source = prefill("p", learned=Learned(fetch=fetch))
+    request = RouteRequest(8000, num_stored_blocks=400)
+
+    decision = route(request, worker, source, config=RoutingConfig(prefill=Prefill.REMOTE))
+
+    assert decision.chosen is not None
+    terms = dict(decision.chosen.terms)
+    once_ms = fetch.us(400 * BLOCK_BYTES) / 1e3
+    assert terms["fetch"] == pytest.approx(once_ms * (1 + is_fetched_first))
+    moved = 500 - 400 * is_fetched_first
+    assert terms["handoff"] <= handoff.us(moved * BLOCK_BYTES) / 1e3 + 0.01
+    assert decision.ttft_ms == pytest.approx(decision.chosen.ttft_ms)
+
+
 def test_a_peers_cache_is_a_source() -> None:
     request = RouteRequest(8000, cached_blocks={"p": 499})
 

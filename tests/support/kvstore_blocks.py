@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from baton.blocks import BlockKey, checksum
+from baton.rpc.channels import open_channel
 from baton.transfer.kvstore_memory import OfferedBlock
 from baton.v1 import kvstore_pb2 as pb
+from baton.v1 import kvstore_pb2_grpc
 
 
 def key_of(number: int) -> BlockKey:
@@ -64,3 +67,13 @@ async def stream(*pieces: pb.PutRequest) -> AsyncIterator[pb.PutRequest]:
     """The pieces as a request stream."""
     for each in pieces:
         yield each
+
+
+async def until_stored(address: str, num_blocks: int) -> None:
+    """Waits until kvstore holds so many blocks: workers offer them in the background."""
+    async with asyncio.timeout(20), open_channel(address) as channel:
+        stub = kvstore_pb2_grpc.KvStoreServiceStub(channel)
+        while True:
+            stats = await stub.GetStats(pb.GetStatsRequest(), timeout=5)
+            if stats.block_count >= num_blocks:
+                return
