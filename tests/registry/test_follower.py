@@ -102,6 +102,30 @@ async def test_an_entry_that_comes_twice_counts_once(
     assert watcher.follower.num_snapshots == 1
 
 
+async def test_events_that_come_in_the_wrong_order_leave_the_right_blocks(
+    world: World, redis_server: EmbeddedRedis, keys: Keys
+) -> None:
+    client = Redis.from_url(redis_server.url, protocol=2)
+    watcher = await world.watcher()
+    worker = await world.worker("d0")
+    worker.store(1)
+    await eventually(lambda: world.shows(watcher, worker))
+    worker.store(2)
+    worker.remove(2)
+    worker.announcer._events.drop()  # they come by hand, the later one first
+
+    stored = {"epoch": "e1", "seq": 2, "kinds": b"\1", "keys": block_key(2)}
+    removed = {"epoch": "e1", "seq": 3, "kinds": b"\2", "keys": block_key(2)}
+    await client.xadd(keys.events("d0"), removed)
+    await eventually(lambda: watcher.follower.num_gaps and watcher.follower.is_synced("d0"))
+    await client.xadd(keys.events("d0"), stored)
+    await client.aclose()
+    worker.store(3)
+
+    await eventually(lambda: watcher.index.match([block_key(3)]))
+    assert world.shows(watcher, worker)
+
+
 async def test_events_of_an_old_epoch_are_ignored(
     world: World, redis_server: EmbeddedRedis, keys: Keys
 ) -> None:
