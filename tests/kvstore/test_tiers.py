@@ -16,6 +16,7 @@ from baton.blocks import BlockKey
 from baton.rpc.channels import open_channel
 from baton.transfer.kvstore import KvStoreClient
 from baton.transfer.kvstore_node import Timeouts
+from baton.transfer.shm import SharedSegment
 from baton.v1 import kvstore_pb2 as pb
 from baton.v1 import kvstore_pb2_grpc
 from services.kvstore import limits
@@ -179,6 +180,31 @@ async def test_leased_blocks_stay_until_released(start: Start) -> None:
     assert lease.has_more
     assert set(during).isdisjoint(keys_of(range(5)))
     assert set(after) >= set(keys_of(range(5)))
+
+
+async def test_a_block_that_rots_in_shared_memory_ends_the_run_and_is_dropped(start: Start) -> None:
+    kvstore = start("--capacity-bytes", "4MiB")
+    client = KvStoreClient([kvstore.address], timeouts=QUICK)
+    await client.put(chain_of(range(3), SIZE), "ns")
+    async with open_channel(kvstore.address) as channel:
+        make: Any = kvstore_pb2_grpc.KvStoreServiceStub
+        stub = make(channel)
+        store = (await stub.Attach(pb.AttachRequest(), timeout=5)).memory
+        request = pb.LeaseRequest(keys=b"".join(keys_of(range(3))), namespace="ns")
+        lease = await stub.Lease(request, timeout=5)
+        await stub.Release(pb.ReleaseRequest(lease_ids=[lease.lease_id]), timeout=5)
+    memory = SharedSegment.open(store.name, store.nonce, store.size_bytes)
+    memory.buffer[lease.offsets[1] + 7] ^= 1
+    memory.close()
+    sink = Sink()
+
+    num_read = await client.get(keys_of(range(3)), "ns", SIZE, sink)
+    async with asyncio.timeout(5):
+        while await client.find_missing(keys_of(range(3))) != [key_of(1)]:
+            await asyncio.sleep(0.01)
+    await client.close()
+
+    assert (num_read, sink.blocks) == (1, [(0, data_of(0, SIZE))])
 
 
 def test_leases_end_by_themselves() -> None:

@@ -211,6 +211,28 @@ async def test_a_redis_that_loses_its_data_costs_no_worker(
     assert watcher.contact.num_outages == 0
 
 
+async def test_streams_of_another_server_may_end_earlier(
+    frail_world: World, own_redis: EmbeddedRedis, keys: Keys
+) -> None:
+    client = Redis.from_url(own_redis.url, protocol=2)
+    watcher = await frail_world.watcher()
+    worker = await frail_world.worker("d0")
+    worker.store(1)
+    await eventually(lambda: frail_world.shows(watcher, worker))
+    again = {"epoch": "e1", "seq": 1, "kinds": b"\1", "keys": block_key(1)}
+    late = b"9999999999999-0"  # by a clock that is far ahead
+    await client.xadd(keys.events("d0"), again, id=late)
+    await client.aclose()
+    await eventually(lambda: [c.position for c in watcher.follower._cursors.values()] == [late])
+
+    own_redis.kill()
+    await eventually(lambda: not watcher.contact.is_connected)
+    own_redis.start()
+    worker.store(2)
+
+    await eventually(lambda: frail_world.shows(watcher, worker))
+
+
 async def test_everybody_starts_without_redis_and_meets_when_it_comes(
     own_redis: EmbeddedRedis, keys: Keys
 ) -> None:
