@@ -108,44 +108,98 @@ struct Slots {
   }
 };
 
-// To the second cache, line by line between other work: all at once, they would only be waited for.
-INLINE void fetch(const float* line) { __builtin_prefetch(line, 0, 2); }
+// Keys and values that a member will read, fetched ahead of it: line by line between other work (all
+// at once, they would only be waited for), and beyond the end of a piece, since the last tile of most
+// is too short to fetch another by.
+class Lead {
+ public:
+  explicit Lead(const Arena& kv, const Chunks& chunks, long dim)
+      : kv_(kv), chunks_(chunks), lines_((dim + 15) / 16), most_(kBytes / (8 * dim)) {}
 
-// Keys as panels [4, dim, 16]; what stands beyond the last key is never used. Fetches the next keys.
-inline void take_keys(const Slots& slots, const Slots& next, long dim, float* keys) {
-  const long lines = (dim + 15) / 16;
+  // A sequence at a key head is read from token `first` on, then another from its beginning, if that
+  // is known.
+  void begin(long sequence, long head, long first, long then_sequence, long then_head) {
+    if (!was_foreseen_ || sequence != sequence_ || head != head_) turn_to(sequence, head, first), lead_ = 0;
+    was_foreseen_ = false;
+    then_sequence_ = then_sequence, then_head_ = then_head;
+  }
+
+  // Some tokens more were read.
+  void read(long num) { lead_ -= num; }
+
+  // Fetches so many lines of keys and of values, twice as many until the lead is long enough.
+  INLINE void fetch(long lines) {
+    for (lines = lead_ < most_ ? 2 * lines : lines; lines > 0 && at_ < end_; --lines) {
+      __builtin_prefetch(key_ + line_ * 16, 0, 3);
+      __builtin_prefetch(key_ + kv_.part + line_ * 16, 0, 3);
+      if (++line_ == lines_) next();
+    }
+  }
+
+ private:
+  static constexpr long kBytes = 1 << 13;  // of keys and values: four times as much is slower
+
+  void next() {
+    line_ = 0, ++lead_, ++at_;
+    if (at_ == end_ && then_sequence_ >= 0) {
+      turn_to(then_sequence_, then_head_, 0);
+      then_sequence_ = -1, was_foreseen_ = true;
+    } else if (--left_ == 0 && at_ < end_) {
+      locate();
+    } else {
+      key_ += kv_.slot;
+    }
+  }
+
+  void turn_to(long sequence, long head, long first) {
+    sequence_ = sequence, head_ = head, at_ = first, end_ = chunks_.contexts[sequence], line_ = 0;
+    if (at_ < end_) locate();
+  }
+
+  void locate() {
+    const int64_t offset = at_ % kv_.block_size;
+    key_ = kv_.at(chunks_.tables[sequence_ * chunks_.table_stride + at_ / kv_.block_size], 0, head_, offset);
+    left_ = kv_.block_size - offset;
+  }
+
+  const Arena& kv_;
+  const Chunks& chunks_;
+  const long lines_, most_;
+  long sequence_ = -1, head_ = -1, at_ = 0, end_ = 0, line_ = 0, left_ = 0, lead_ = 0;
+  long then_sequence_ = -1, then_head_ = -1;
+  const float* key_ = nullptr;
+  bool was_foreseen_ = false;
+};
+
+// Keys as panels [4, dim, 16]; what stands beyond the last key is never used. Fetches what comes later.
+inline void take_keys(const Slots& slots, Lead& lead, long dim, float* keys) {
   for (long j = 0; j < slots.num; j += W) {
     float* to = keys + j / NR * dim * NR + j % NR;
-    long i = 0, line = 0;
+    long i = 0;
     for (; i + W <= dim; i += W) {
       transpose(slots.keys + j, i, to + i * NR, NR);
-      for (const long end = line + W * W / 16; line < end; ++line)
-        fetch(next.keys[j + line / lines % W] + line % lines * 16);
+      lead.fetch(W * W / 16);
     }
     for (; i < dim; ++i)
       for (int r = 0; r < W; ++r) to[i * NR + r] = slots.keys[j + r][i];
   }
+  lead.read(slots.num);
 }
 
-// Values as panels [wide / 16, 64, 16]. Fetches the next ones.
-inline void take_values(const Slots& slots, const Slots& next, long dim, float* values) {
+// Values as panels [wide / 16, 64, 16].
+inline void take_values(const Slots& slots, long dim, float* values) {
   for (long i = 0; i < dim; i += NR)
-    for (long j = 0; j < slots.num; ++j) {
-      fetch(next.values[j] + i);
+    for (long j = 0; j < slots.num; ++j)
       std::copy_n(slots.values[j] + i, std::min<long>(NR, dim - i), values + i * kTile + j * NR);
-    }
 }
 
-// `tile` of M rows of weights and P panels of values where they lie. Fetches the next ones.
+// `tile` of M rows of weights and P panels of values where they lie.
 template <int M, int P>
-__attribute__((noinline)) void mix(const float* scores, const Slots& slots, const Slots& next, long column, float* c,
-                                   long ldc) {
+__attribute__((noinline)) void mix(const float* scores, const Slots& slots, long column, float* c, long ldc) {
   constexpr int V = P * NR / W;
   Vec sums[M][V] = {};
   for (long i = 0; i < slots.num; ++i) {
     const float* values = slots.values[i] + column;
-#pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) fetch(next.values[i] + column + p * NR);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       const Vec x = splat(scores[m * kTile + i]);
@@ -163,14 +217,14 @@ __attribute__((noinline)) void mix(const float* scores, const Slots& slots, cons
 }
 
 // out [m, wide] += weights [m, 64] * values, for up to MR rows and whole panels of values.
-inline void mix_few(long m, const float* scores, const Slots& slots, const Slots& next, long dim, float* out) {
+inline void mix_few(long m, const float* scores, const Slots& slots, long dim, float* out) {
   const auto two = [&](auto rows) {
     long i = 0;
-    for (; i + 2 * NR <= dim; i += 2 * NR) mix<rows, 2>(scores, slots, next, i, out + i, dim);
-    if (i < dim) mix<rows, 1>(scores, slots, next, i, out + i, dim);
+    for (; i + 2 * NR <= dim; i += 2 * NR) mix<rows, 2>(scores, slots, i, out + i, dim);
+    if (i < dim) mix<rows, 1>(scores, slots, i, out + i, dim);
   };
   const auto one = [&](auto rows) {
-    for (long i = 0; i < dim; i += NR) mix<rows, 1>(scores, slots, next, i, out + i, dim);
+    for (long i = 0; i < dim; i += NR) mix<rows, 1>(scores, slots, i, out + i, dim);
   };
   switch (m) {
     case 1: return two(std::integral_constant<int, 1>());
@@ -241,7 +295,7 @@ inline Slots slots_of(const Attention& a, long sequence, long head, long tile, l
 }
 
 // `then` is what the member will probably take next; null: nothing, or nobody knows.
-inline void attend(const Piece& piece, const Piece* then, const Attention& a) {
+inline void attend(const Piece& piece, const Piece* then, const Attention& a, Lead& lead) {
   static thread_local Scratch s;
   const long dim = a.heads.dim, wide = (dim + NR - 1) / NR * NR, group = a.heads.num / a.heads.num_kv;
   const long start = a.chunks.starts[piece.sequence], rows = piece.num * group;
@@ -262,13 +316,13 @@ inline void attend(const Piece& piece, const Piece* then, const Attention& a) {
   std::fill_n(s.out.begin(), rows * wide, 0.0f);
   // A few rows read values where they lie; for many it pays to lay them out.
   const bool in_place = rows <= MR && dim % NR == 0;
-  for (long tile = std::max(0L, position + 1 - window) / kTile * kTile; tile < end; tile += kTile) {
+  const long first = std::max(0L, position + 1 - window) / kTile * kTile;
+  lead.begin(piece.sequence, piece.head, first, then ? then->sequence : -1, then ? then->head : -1);
+  for (long tile = first; tile < end; tile += kTile) {
     const long num = std::min(kTile, end - tile), padded = (num + NR - 1) / NR * NR;
     const Slots slots = slots_of(a, piece.sequence, piece.head, tile, end);
-    const Slots next = tile + kTile < end ? slots_of(a, piece.sequence, piece.head, tile + kTile, end)
-                       : then ? slots_of(a, then->sequence, then->head, 0, a.chunks.contexts[then->sequence]) : slots;
-    take_keys(slots, next, dim, s.keys.data());
-    if (!in_place) take_values(slots, next, dim, s.values.data());
+    take_keys(slots, lead, dim, s.keys.data());
+    if (!in_place) take_values(slots, dim, s.values.data());
     // Tokens before the tile see nothing of it.
     for (long row = std::max(0L, tile - position) * group; row < rows; row += MR) {
       const long some = std::min<long>(MR, rows - row);
@@ -284,7 +338,7 @@ inline void attend(const Piece& piece, const Piece* then, const Attention& a) {
           for (long i = 0; i < wide; i += W) store(sums + i, load(sums + i) * factor);
       }
       if (in_place) {
-        mix_few(some, scores, slots, next, dim, s.out.data() + row * wide);
+        mix_few(some, scores, slots, dim, s.out.data() + row * wide);
         continue;
       }
       for (long i = 0; i < wide; i += NR)
@@ -309,6 +363,7 @@ inline void attend_all(Member& team, const Attention& a) {
   // From the end: the last tokens of a prompt see most and take longest. A member's tasks ascend,
   // so each search goes on where the last one ended.
   long sequence = chunks.num, before = pieces;
+  Lead lead(a.kv, chunks, a.heads.dim);
   team.share(pieces * a.heads.num_kv, [&](long task) {
     const long wanted = pieces - 1 - task / a.heads.num_kv;
     while (before > wanted) before -= pieces_of(--sequence);
@@ -318,7 +373,7 @@ inline void attend_all(Member& team, const Attention& a) {
     const long next = task + team.size;
     const bool is_known = pieces == chunks.num && next < pieces * a.heads.num_kv && !a.variant.window;
     const Piece then{pieces - 1 - next / a.heads.num_kv, next % a.heads.num_kv, 0, 1};
-    attend(piece, is_known ? &then : nullptr, a);
+    attend(piece, is_known ? &then : nullptr, a, lead);
   });
   team.wait();
 }

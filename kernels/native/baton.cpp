@@ -6,7 +6,7 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT int64_t baton_abi() { return 2; }
+EXPORT int64_t baton_abi() { return 3; }
 
 // x and out [m, n]; rows of x are `ldx` apart.
 EXPORT void baton_rms_norm(const float* x, int64_t ldx, const float* weight, double eps, int64_t m, int64_t n,
@@ -92,6 +92,13 @@ EXPORT void baton_random_words(const int64_t* seeds, const int64_t* positions, c
       for (long group = first; group < last; group += kGroups)
         random_words(seeds[row], positions[row], samples[row], group, last, out + (row * groups + group) * 4);
     });
+  });
+}
+
+// out [m]: the first of each row's largest numbers; rows of x [m, n] are `ldx` apart, without NaN.
+EXPORT void baton_argmax(const float* x, int64_t ldx, int64_t m, int64_t n, int64_t* out, int64_t threads) {
+  Pool::run(threads, [&](Member& team) {
+    team.share(m, [&](long row) { out[row] = largest_at(x + row * ldx, n); });
   });
 }
 

@@ -18,6 +18,25 @@ INLINE void norm_row(const float* x, const float* weight, float eps, long n, flo
   for (long i = 0; i < n; ++i) out[i] = x[i] * factor * weight[i];
 }
 
+// Where the first of the largest of n >= 1 numbers stands.
+INLINE long largest_at(const float* x, long n) {
+  constexpr long kPart = 2048;  // the one that has it is read again, from the first cache mostly
+  long from = 0;
+  float best = x[0];
+  for (long first = 0; first < n; first += kPart) {
+    const long last = first + kPart < n ? first + kPart : n;
+    Vec some[4] = {splat(x[first]), splat(x[first]), splat(x[first]), splat(x[first])};
+    long i = first;
+    for (; i + 4 * W <= last; i += 4 * W)
+      for (int v = 0; v < 4; ++v) some[v] = largest(some[v], load(x + i + v * W));
+    float most = largest_of(largest(largest(some[0], some[1]), largest(some[2], some[3])));
+    for (; i < last; ++i) most = x[i] > most ? x[i] : most;
+    if (most > best) best = most, from = first;
+  }
+  while (x[from] != best) ++from;
+  return from;
+}
+
 // out = silu(gate) * up.
 INLINE void silu_mul_row(const float* gate, const float* up, long n, float* out) {
   long i = 0;

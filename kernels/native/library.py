@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kernels.native.build import NativeUnavailable, build, find_prebuilt
 
-_ABI = 2
+_ABI = 3
 
 
 class Matrix(Structure):
@@ -139,6 +139,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "baton_linear": (POINTER(Matrix), _P, _I, _I, _P, _I),
     "baton_rows": (POINTER(Matrix), _P, _I, _P, _I),
     "baton_random_words": (_P, _P, _P, _I, _I, _P, _I),
+    "baton_argmax": (_P, _I, _I, _I, _P, _I),
     "baton_step": (POINTER(Model), POINTER(Batch), _I),
 }
 

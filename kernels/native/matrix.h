@@ -229,13 +229,15 @@ struct Block {
 template <class L>
 void panel_step(const Matrix& w, const Block& block, long index, long i, float* c, const typename L::T* next) {
   using T = typename L::T;
-  constexpr long kParts = 8, kStride = NR * sizeof(T) / kParts;
+  // Of each line every group asks for another part, so that all together ask for all of the panel.
+  const long parts = std::min(8L, block.last - block.first);
+  const long stride = (NR * static_cast<long>(sizeof(T)) + parts - 1) / parts;
   const long step = std::min(step_of(w.k), w.k - i);
   const T* b = static_cast<const T*>(w.data) + (index * w.k + i) * NR;
   const char* ahead = reinterpret_cast<const char*>(next);
   for (long group = block.first; group < block.last; ++group) {
     const long part = group - block.first, rows = block.groups.size(group);
-    const Ahead some = part < kParts ? Ahead{ahead + part * step * kStride, kStride} : Ahead{ahead, 0};
+    const Ahead some = part < parts ? Ahead{ahead + part * step * stride, stride} : Ahead{ahead, 0};
     tile_of<L>(rows, Packed{block.packed + (group * w.k + i) * MR}, b, step, c, kChunk, i > 0, some);
     c += rows * kChunk;
   }

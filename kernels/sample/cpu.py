@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -21,27 +22,45 @@ _RANKED_GROWTH = 16  # ... and by how many times more, while their mass does not
 
 _Logprobs = tuple[float, tuple[tuple[int, float], ...]]
 
+Largest: TypeAlias = Callable[[Tensor], Tensor]
+"""`largest(values [R, V])`: the column of the largest of each row, [R] int64; first of equals."""
+
 AllWords: TypeAlias = Callable[[int, SampleRows, Tensor], Tensor]
 """`words(num_groups, rows, part)`: of every group of four tokens of the rows `part`, the random
 words as float32, [len(part), num_groups, 4]."""
 
 
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """What goes over whole rows, and so takes most of the time."""
+
+    words: AllWords
+    largest: Largest
+
+
 def run(logits: Tensor, rows: SampleRows) -> Sampled:
     """See the contract."""
-    return draw(logits, rows, _all_words)
+    return draw(logits, rows, Passes(_all_words, _largest))
 
 
 @torch.inference_mode()
-def draw(logits: Tensor, rows: SampleRows, all_words: AllWords) -> Sampled:
-    """See the contract; random words of whole rows come from `all_words`."""
+def draw(logits: Tensor, rows: SampleRows, passes: Passes) -> Sampled:
+    """See the contract."""
     adjusted = _adjust(logits, rows)
     temperatures = rows.temperature.tolist()
     drawn = [row for row, temperature in enumerate(temperatures) if temperature > 0]
     has_greedy = len(drawn) < len(adjusted)
-    token_ids = adjusted.argmax(-1) if has_greedy else torch.empty(len(adjusted), dtype=torch.int64)
+    if has_greedy:
+        token_ids = passes.largest(adjusted)
+    else:
+        token_ids = torch.empty(len(adjusted), dtype=torch.int64)
     if drawn:
-        _draw(adjusted, rows, (drawn, token_ids), all_words)
+        _draw(adjusted, rows, (drawn, token_ids), passes)
     return Sampled(tuple(token_ids.tolist()), _all_logprobs(logits, rows, token_ids))
+
+
+def _largest(values: Tensor) -> Tensor:
+    return values.argmax(-1)
 
 
 def _adjust(logits: Tensor, rows: SampleRows) -> Tensor:
@@ -88,7 +107,7 @@ def _forbidden(allowed: Tensor, vocab_size: int) -> Tensor:
 
 
 def _draw(
-    logits: Tensor, rows: SampleRows, found: tuple[list[int], Tensor], all_words: AllWords
+    logits: Tensor, rows: SampleRows, found: tuple[list[int], Tensor], passes: Passes
 ) -> None:
     """Writes the tokens of rows that are not greedy."""
     (drawn, token_ids), vocab_size = found, logits.shape[1]
@@ -105,7 +124,7 @@ def _draw(
         else:
             unranked.append(row)
     for part in _chunks(unranked, max(1, _CHUNK_COUNTERS * 4 // vocab_size)):
-        token_ids[part] = _draw_unranked(logits, rows, part, all_words)
+        token_ids[part] = _draw_unranked(logits, rows, part, passes)
     for (num_ranked, is_top_k), members in ranked.items():
         for part in _chunks(members, _RANKED_ROWS):
             token_ids[part] = _draw_ranked(logits, rows, part, num_ranked, is_top_k=is_top_k)
@@ -121,14 +140,14 @@ def _chunks(members: list[int], size: int) -> Iterator[Tensor]:
         yield torch.tensor(members[start : start + size])
 
 
-def _draw_unranked(logits: Tensor, rows: SampleRows, part: Tensor, all_words: AllWords) -> Tensor:
+def _draw_unranked(logits: Tensor, rows: SampleRows, part: Tensor, passes: Passes) -> Tensor:
     scaled = _rows_of(logits, part).div_(rows.temperature[part, None])
     if rows.min_p[part].any():
         is_dropped = scaled < _lowest(scaled.amax(-1, keepdim=True), rows, part)
         scaled.masked_fill_(is_dropped, -torch.inf)
     vocab_size = scaled.shape[1]
-    noise = gumbel_(all_words(-(-vocab_size // 4), rows, part))
-    return scaled.add_(noise.flatten(1)[:, :vocab_size]).argmax(-1)
+    noise = gumbel_(passes.words(-(-vocab_size // 4), rows, part))
+    return passes.largest(scaled.add_(noise.flatten(1)[:, :vocab_size]))
 
 
 def _all_words(num_groups: int, rows: SampleRows, part: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sampling on CPUs: torch ranks, random words come from the library."""
+"""Sampling on CPUs: torch ranks; random words and the largest of rows come from the library."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from kernels.native.library import find, num_threads
 from kernels.sample import Sampled, SampleRows
-from kernels.sample.cpu import draw
+from kernels.sample.cpu import Passes, draw
 
 
 def run(logits: Tensor, rows: SampleRows) -> Sampled:
     """See the contract."""
-    return draw(logits, rows, _all_words)
+    return draw(logits, rows, Passes(_all_words, _largest))
 
 
 def _all_words(num_groups: int, rows: SampleRows, part: Tensor) -> Tensor:
@@ -22,5 +22,16 @@ def _all_words(num_groups: int, rows: SampleRows, part: Tensor) -> Tensor:
     find().baton_random_words(
         *(seed.data_ptr(), position.data_ptr(), sample.data_ptr(), len(part), num_groups),
         *(found.data_ptr(), num_threads()),
+    )
+    return found
+
+
+def _largest(values: Tensor) -> Tensor:
+    if values.stride(1) != 1:
+        values = values.contiguous()
+    num_rows, size = values.shape
+    found = torch.empty(num_rows, dtype=torch.int64)
+    find().baton_argmax(
+        *(values.data_ptr(), values.stride(0), num_rows, size, found.data_ptr(), num_threads())
     )
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -101,3 +102,29 @@ def test_an_echo_worker_loads_no_torch():
 
     loaded = set(result.stdout.split())
     assert loaded & {"torch", "kernels", "safetensors", "tokenizers", "transformers"} == set()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "1000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, "None"),
+    ],
+)
+def test_services_tell_openmp_to_spin_briefly_unless_the_user_says_otherwise(
+    given: dict[str, str], expected: str
+) -> None:
+    program = "import os, services; print(os.environ.get('GOMP_SPINCOUNT'))"
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**kept, **given},
+        capture_output=True,
+        text=True,
+    )
+
+    assert result.stdout.strip() == expected, result.stderr

@@ -60,6 +60,22 @@ def draw(run: Any, logits: list[float] | Tensor, *rows: Row) -> Sampled:
     return run(values.expand(len(rows), -1), make_rows(rows, "cpu", values.shape[-1]))
 
 
+@pytest.mark.usefixtures("_num_threads")
+@pytest.mark.parametrize("size", [1, 7, 31, 64, 2047, 2048, 2049, 4097, 20_001])
+def test_greedy_takes_the_first_of_equals_wherever_they_stand(run: Any, size: int) -> None:
+    places = sorted({0, size // 3, min(2048, size - 1), size - 1})
+    logits = normal((len(places) + 1, size), seed=size)
+    logits[-1] = -torch.inf  # all but the last
+    logits[-1, -1] = -1e30
+    for row, place in enumerate(places):
+        logits[row, place:] = logits[row, place:].clamp(max=5.0)
+        logits[row, [place, size - 1]] = 5.0
+
+    rows = make_rows((Row(temperature=0.0),) * len(logits), "cpu", size)
+
+    assert run(logits, rows).token_ids == (*places, size - 1)
+
+
 MIXED = (
     Row(temperature=0.0, logprobs_count=3),
     Row(seed=1),
