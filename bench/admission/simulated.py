@@ -155,12 +155,14 @@ class _World:
             token_ids=TokenIds.of(due.prompt),
             sampling=SamplingParams(max_tokens=due.num_outputs),
             arrived_at=now,
+            tenant=due.tenant,
+            priority=due.priority,
         )
         demand = hall.forecast.demand(len(due.prompt), 1, due.num_outputs)
         ticket = Ticket(hall, command, demand, patience)
         try:
             if hall.queue:
-                hall.check_early("", 0, patience)
+                hall.check_early(due.tenant, due.priority, patience)
             if not hall.take(ticket):
                 hall.join(ticket, PATIENT_S)
                 await ticket.wait()
@@ -226,29 +228,30 @@ class Sums:
     late: float
 
 
+def outcomes_of(dues: Sequence[Due], noise: float = 0.0, seed: int = 0) -> list[Outcome]:
+    """What becomes of requests on a system of their own, those of the warm-up left out."""
+    return _simulated(noise, seed, lambda world: world.bring(dues))
+
+
 def simulate(
     rate: float, mix: Mix = PLAIN, noise: float = 0.0, seed: int = 0, seconds: float = 15.0
 ) -> Sums:
     """So many requests a second."""
-
-    async def bring(world: _World) -> Sums:
-        drawn = poisson(rate, seconds, 1000 * seed + 1, mix=mix)
-        # Exactly the rate: a few per cent more or less are all that matters around saturation.
-        stretch = len(drawn) / (rate * seconds)
-        dues = [replace(due, at_s=stretch * due.at_s) for due in drawn]
-        outcomes = await world.bring(dues)
-        span_s = 0.8 * dues[-1].at_s
-        good = [outcome for outcome in outcomes if outcome.is_good(TARGETS)]
-        num_late = sum(not o.error and not o.is_good(TARGETS) for o in outcomes)
-        return Sums(
-            len(outcomes) / span_s,
-            sum(len(outcome.due.prompt) for outcome in outcomes) / span_s,
-            len(good) / span_s,
-            sum(len(outcome.due.prompt) for outcome in good) / span_s,
-            num_late / len(outcomes),
-        )
-
-    return _simulated(noise, seed, bring)
+    drawn = poisson(rate, seconds, 1000 * seed + 1, mix=mix)
+    # Exactly the rate: a few per cent more or less are all that matters around saturation.
+    stretch = len(drawn) / (rate * seconds)
+    dues = [replace(due, at_s=stretch * due.at_s) for due in drawn]
+    outcomes = outcomes_of(dues, noise, seed)
+    span_s = 0.8 * dues[-1].at_s
+    good = [outcome for outcome in outcomes if outcome.is_good(TARGETS)]
+    num_late = sum(not o.error and not o.is_good(TARGETS) for o in outcomes)
+    return Sums(
+        len(outcomes) / span_s,
+        sum(len(outcome.due.prompt) for outcome in outcomes) / span_s,
+        len(good) / span_s,
+        sum(len(outcome.due.prompt) for outcome in good) / span_s,
+        num_late / len(outcomes),
+    )
 
 
 def goodput(

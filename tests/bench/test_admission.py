@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.admission.__main__ import Point, kept
-from bench.admission.load import Due, Outcome, Targets, poisson
-from bench.admission.simulated import MIXES, goodput
+from bench.admission.load import Due, Mix, Outcome, Targets, poisson
+from bench.admission.simulated import MIXES, goodput, outcomes_of
 from bench.report import PartResult, Report, Table, to_json
 
 TARGETS = Targets(ttft_s=1.0, itl_s=0.1)
@@ -86,3 +86,13 @@ def test_simulated_overload_on_an_unsteady_machine_makes_few_answers_late():
 
     assert over.late < 0.05
     assert over.good >= 0.9 * at.good
+
+
+def test_in_simulated_overload_a_tenant_within_its_share_is_served_whatever_the_other_sends():
+    mine = poisson(6.0, 10.0, 1, (("few", 0, 1.0),), Mix((32, 128)))
+    others = poisson(25.0, 10.0, 2, (("many", 0, 1.0),), Mix((1000, 1600)))
+    outcomes = outcomes_of(sorted([*mine, *others], key=lambda due: due.at_s), noise=0.1)
+
+    refused = [outcome.due.tenant for outcome in outcomes if not outcome.is_good(TARGETS)]
+    assert refused.count("few") == 0
+    assert refused.count("many") > 100
