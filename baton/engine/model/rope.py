@@ -10,9 +10,11 @@ from torch import Tensor
 from baton.engine.model.config import RopeConfig
 from kernels.qk_norm_rope_write import Rotary
 
+_MIN_TABLE_LEN = 1024
+
 
 class Rope:
-    """Turns positions into rotations."""
+    """Turns positions into rotations; on a CPU it keeps those of all up to the highest."""
 
     def __init__(self, config: RopeConfig, head_dim: int, device: str) -> None:
         # On the CPU whatever the device, so that all workers of a model rotate by the same
@@ -20,9 +22,24 @@ class Rope:
         frequencies = _FREQUENCIES[config.rope_type](config, head_dim)
         self._frequencies = torch.cat((frequencies, frequencies)).to(device)
         self._scale = _yarn_scale(config) if config.rope_type == "yarn" else 1.0
+        self._table: Rotary | None = None
 
     def at(self, positions: Tensor) -> Rotary:
         """The rotations of positions [T]."""
+        if positions.device.type != "cpu":
+            return self._computed(positions)
+        # torch's cosine and sine of a few rows take a CPU as long as a small layer.
+        table = self._table_of(1 + int(positions.max()) if len(positions) else 0)
+        return Rotary(table.cos.index_select(0, positions), table.sin.index_select(0, positions))
+
+    def _table_of(self, num_positions: int) -> Rotary:
+        """The rotations of so many positions or more, from 0 on."""
+        if self._table is None or len(self._table.cos) < num_positions:
+            table_len = max(_MIN_TABLE_LEN, 1 << (num_positions - 1).bit_length())
+            self._table = self._computed(torch.arange(table_len))
+        return self._table
+
+    def _computed(self, positions: Tensor) -> Rotary:
         angles = positions[:, None].float() * self._frequencies
         cos, sin = angles.cos(), angles.sin()
         if self._scale != 1.0:
