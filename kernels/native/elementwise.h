@@ -18,7 +18,7 @@ INLINE void norm_row(const float* x, const float* weight, float eps, long n, flo
   for (long i = 0; i < n; ++i) out[i] = x[i] * factor * weight[i];
 }
 
-// Where the first of the largest of n >= 1 numbers stands.
+// Where the first of the largest of n >= 1 numbers stands; of NaN, somewhere.
 INLINE long largest_at(const float* x, long n) {
   constexpr long kPart = 2048;  // the one that has it is read again, from the first cache mostly
   long from = 0;
@@ -33,7 +33,7 @@ INLINE long largest_at(const float* x, long n) {
     for (; i < last; ++i) most = x[i] > most ? x[i] : most;
     if (most > best) best = most, from = first;
   }
-  while (x[from] != best) ++from;
+  while (from + 1 < n && x[from] != best) ++from;  // NaN equals nothing
   return from;
 }
 

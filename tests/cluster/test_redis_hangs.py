@@ -1,7 +1,11 @@
-"""Redis accepts connections and answers nothing for half a minute: requests don't notice."""
+"""Redis accepts connections and answers nothing for half a minute: requests don't notice.
+
+`BATON_REDIS_AWAY_SECONDS=63` makes it a minute.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import httpx
@@ -12,7 +16,7 @@ from baton.client import AsyncClient, Final, Sampling
 from baton.engine.model.config import read_config
 from baton.registry.timing import Timing
 
-AWAY_S = 1.1 * Timing().stream_ttl_s
+AWAY_S = float(os.environ.get("BATON_REDIS_AWAY_SECONDS", 1.1 * Timing().stream_ttl_s))
 """Longer than the longest-lived of what could expire."""
 
 

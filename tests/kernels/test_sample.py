@@ -76,6 +76,19 @@ def test_greedy_takes_the_first_of_equals_wherever_they_stand(run: Any, size: in
     assert run(logits, rows).token_ids == (*places, size - 1)
 
 
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
+def test_rows_of_a_broken_model_give_some_token_and_leave_the_others_alone(
+    run: Any, bad: float
+) -> None:
+    logits = torch.tensor([[bad] * 70, [0.0] * 69 + [1.0]])
+    rows = make_rows((Row(temperature=0.0),) * 2, "cpu", 70)
+
+    broken, sound = run(logits, rows).token_ids
+
+    assert 0 <= broken < 70
+    assert sound == 69
+
+
 MIXED = (
     Row(temperature=0.0, logprobs_count=3),
     Row(seed=1),
