@@ -105,8 +105,8 @@ async def test_a_guide_that_cannot_be_used_is_named(cluster):
 
 async def test_a_guided_answer_survives_the_death_of_its_worker(start_cluster, model):
     cluster = start_cluster(model=model, decode=2)
-    guide = guides.of_regex("[a-z0-9 ]{400}")
-    sampling = Sampling(temperature=1.0, seed=9, max_tokens=600, guide=guide)
+    guide = guides.of_regex("[a-z0-9 ]{1200}")
+    sampling = Sampling(temperature=1.0, seed=9, max_tokens=900, guide=guide)
     prompt = make_prompt(100, seed=82)
     async with AsyncClient(cluster.address()) as client:
         _, unbroken, _ = await ask(client, prompt, sampling)
@@ -117,7 +117,7 @@ async def test_a_guided_answer_survives_the_death_of_its_worker(start_cluster, m
                 continue
             texts += event.text
             tokens += event.token_ids
-            if len(tokens) > 20 and not has_killed:
+            if tokens and not has_killed:
                 # Whoever has it; the other goes on.
                 has_killed = True
                 [busy] = [
@@ -129,4 +129,4 @@ async def test_a_guided_answer_survives_the_death_of_its_worker(start_cluster, m
 
     assert final.samples[0].num_migrations == 1
     assert tokens == unbroken[0]
-    assert re.fullmatch("[a-z0-9 ]{400}", texts)
+    assert re.fullmatch("[a-z0-9 ]{1200}", texts)
