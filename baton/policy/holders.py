@@ -35,8 +35,9 @@ class HolderSets:
         self._sizes: dict[int, int] = {}
         self._stores: frozenset[str] = frozenset()
         self._store_bits = 0
-        self._places: list[tuple[str, int]] = []
-        """Stores and their seeds, where a group's place is known; empty: any store will do."""
+        self._place_names: tuple[str, ...] = ()
+        """Stores, where a group's place is known; empty: any store will do."""
+        self._place_seeds: tuple[int, ...] = ()
 
     @property
     def has_orphans(self) -> bool:
@@ -58,7 +59,8 @@ class HolderSets:
         self._stores = frozenset(worker_ids)
         # One of one is the place of all.
         known = places if places is not None and len(places) > 1 else {}
-        self._places = [(name, node_seed(address)) for name, address in known.items()]
+        self._place_names = tuple(known)
+        self._place_seeds = tuple(map(node_seed, known.values()))
         self._store_bits = 0
         for worker_id in self._stores:
             self._store_bits |= self.bit(worker_id)
@@ -139,9 +141,9 @@ class HolderSets:
 
     def walk(self, keys: Sequence[BlockKey]) -> Walk:
         """Starts along a chain of blocks."""
-        if not self._places or not self._store_bits:
+        names, seeds = self._place_names, self._place_seeds
+        if not names or not self._store_bits:
             return Walk(self.masks, self._names, self._store_bits)
-        names, seeds = zip(*self._places, strict=True)
 
         def place(depth: int) -> int:
             return self.bit(names[choose(keys[depth], seeds)])

@@ -13,8 +13,6 @@ from pathlib import Path
 
 YOUNG_OBJECTS = 20_000
 """New objects, less those gone, until the garbage collector looks through them."""
-
-
 SETTLED_SECONDS = 5.0
 """How long after a process is ready its heap has its shape: by then the first requests are over."""
 LARGE_PAGE = 2 << 20

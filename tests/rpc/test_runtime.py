@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
-import sys
+import re
 from pathlib import Path
 
 import pytest
@@ -27,17 +28,18 @@ def test_a_heap_of_large_pages_holds_what_it_held() -> None:
         assert not num_joined or _num_large_bytes() > 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_that_a_file_is_behind_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "weights"
-    path.write_bytes(bytes(SIZE))
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), SIZE) as weights:
-        weights[0] = 1
+@pytest.mark.skipif(not HUGE.exists(), reason="needs a Linux with huge pages")
+def test_what_is_larger_than_a_heap_is_left_alone() -> None:
+    size = 2 * runtime.MAX_JOINED_BYTES
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as weights:
+        for at in range(0, SIZE, 4096):
+            weights[at] = 1
+
+        address = ctypes.addressof(ctypes.c_char.from_buffer(weights))
 
         runtime.join_pages()
 
-        [area] = _areas(str(path))
-        assert "AnonHugePages:         0 kB" in area
+        assert "AnonHugePages:         0 kB" in _area(address)
 
 
 def _num_large_bytes() -> int:
@@ -45,7 +47,10 @@ def _num_large_bytes() -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages"))
 
 
-def _areas(name: str) -> list[str]:
-    """What `/proc` says of each mapping of a file."""
-    text = Path("/proc/self/smaps").read_text()
-    return [part for part in text.split("VmFlags") if name in part]
+def _area(address: int) -> str:
+    """What `/proc` says of the mapping that contains an address."""
+    for part in Path("/proc/self/smaps").read_text().split("VmFlags"):
+        found = re.search(r"^([0-9a-f]+)-([0-9a-f]+) ", part, re.MULTILINE)
+        if found and int(found[1], 16) <= address < int(found[2], 16):
+            return part
+    raise AssertionError("no such mapping")
