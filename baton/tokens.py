@@ -37,7 +37,7 @@ class TokenIds(Sequence[int]):
     @property
     def highest(self) -> int:
         """The largest id; -1 of none."""
-        if len(self) > _FEW:
+        if len(self.packed) > _FEW * TOKEN_BYTES:
             return int(np.frombuffer(self.packed, "<u4").max())
         return max(self.to_array(), default=-1)
 

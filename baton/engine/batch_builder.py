@@ -75,7 +75,7 @@ class BatchBuilder:
         counts: list[int] = (-(-ends // self._block_size)).tolist()
         tables = np.zeros((len(counts), max(counts)), dtype=np.int32)
         for row, (sequence, count) in enumerate(zip(chunks, counts, strict=True)):
-            tables[row, :count] = sequence.table.array(count)
+            tables[row, :count] = sequence.table[:count]
         return tables
 
     def _fill_unread(

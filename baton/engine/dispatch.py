@@ -39,22 +39,28 @@ class Dispatcher:
 
     def plan(self) -> StepPlan:
         """The next step's work. Changes who runs, receives and waits."""
-        plan = StepPlan(chunks=plan_chunks(self._willing(), self._limits))
+        plan = StepPlan()
+        if self._roster.running:
+            plan.chunks = plan_chunks(self._willing(), self._limits)
+            self._find_blocks(plan)
+        if self._roster.waiting.is_ready:
+            self._admit(plan)
+        return plan
+
+    def _find_blocks(self, plan: StepPlan) -> None:
         for sequence, num_tokens in list(plan.chunks.items()):
             # Most have room already: their newest token needs no new block.
             if self._ledger.has_capacity(sequence, sequence.num_computed + num_tokens):
                 continue
             if sequence in plan.chunks:
                 self._grow(sequence, plan)
-        self._admit(plan)
-        return plan
 
     def _willing(self) -> list[Sequence]:
         """Running sequences without those that will have ended when the next step begins."""
         return [
             sequence
             for sequence in self._roster.running
-            if not sequence.will_end(self._context_len)
+            if not (sequence.num_unread and sequence.will_end(self._context_len))
         ]
 
     def _grow(self, sequence: Sequence, plan: StepPlan) -> None:

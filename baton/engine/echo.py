@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,9 +17,12 @@ from baton.engine.types import NewToken
 from baton.request import TokenLogprobs
 
 _WORD_BYTES = 4
+_FEW_BLOCKS = 32
+"""So many blocks are written one by one sooner than numpy is asked to."""
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: one for each step.
+@dataclass(slots=True)
 class Landed:
     """A `Launched` that was over at its launch. For engines that don't look ahead."""
 
@@ -84,12 +88,28 @@ class EchoRunner:
             self._words[slot] = sequence.token_ids[start]
             self._words[slot + self._positions_at] = start
             return
-        stop = start + num_tokens
-        positions = np.arange(start, stop, dtype=np.uint32)
-        table = sequence.table.array(-(-stop // self._block_size))
-        blocks, offsets = table[positions // self._block_size], positions % self._block_size
-        self._ids[blocks, offsets] = sequence.token_ids[start:stop]
-        self._positions[blocks, offsets] = positions
+        stop, size = start + num_tokens, self._block_size
+        first, last = -(-start // size), stop // size
+        if last - first <= _FEW_BLOCKS:
+            self._write_by_block(sequence, start, stop)
+            return
+        self._write_by_block(sequence, start, first * size)
+        blocks, inside = sequence.table[first:last], slice(first * size, last * size)
+        self._ids[blocks] = np.frombuffer(sequence.token_ids[inside], np.uint32).reshape(-1, size)
+        positions = np.arange(inside.start, inside.stop, dtype=np.uint32)
+        self._positions[blocks] = positions.reshape(-1, size)
+        self._write_by_block(sequence, last * size, stop)
+
+    def _write_by_block(self, sequence: Sequence, start: int, stop: int) -> None:
+        words, size, positions_at = self._words, self._block_size, self._positions_at
+        while start < stop:
+            index, offset = divmod(start, size)
+            end = min(stop, start - offset + size)
+            slot = sequence.table[index] * self._block_words + offset
+            words[slot : slot + end - start] = sequence.token_ids[start:end]
+            slot += positions_at
+            words[slot : slot + end - start] = array("I", range(start, end))
+            start = end
 
     def _draw(self, sequence: Sequence, mask: Mask | None) -> NewToken:
         token_id = self._echo(sequence)

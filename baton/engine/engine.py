@@ -68,7 +68,8 @@ class Runner(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: one for each step.
+@dataclass(slots=True)
 class _Flight:
     """A step between its launch and the reading of its tokens."""
 
@@ -133,16 +134,18 @@ class Engine:
 
     def add(self, spec: SequenceSpec) -> None:
         """Takes a sequence. Raises `InvalidRequest` for one that this engine can never run."""
-        name = spec.sequence_id
+        name, sampling = spec.sequence_id, spec.sampling
         if self._roster.find(name) is not None or self._ledger.is_kept(name):
             raise InvalidRequest(f"sequence id {name!r} is in use", field="sequence_id")
         check_spec(spec, self.config, self._vocab_size)
-        stops = frozenset(i for i in spec.sampling.stop_token_ids if i < self._vocab_size)
+        stop_ids = frozenset() if sampling.ignore_eos else self._eos_ids
+        if sampling.stop_token_ids:
+            stop_ids |= {i for i in sampling.stop_token_ids if i < self._vocab_size}
         sequence = Sequence(
             spec=spec,
             order=(-spec.priority, self._num_arrived),
             root=root_key(self.layout.namespace, spec.cache_salt),
-            stop_ids=stops if spec.sampling.ignore_eos else stops | self._eos_ids,
+            stop_ids=stop_ids,
             added_ns=time.monotonic_ns(),
             token_ids=TokenIds.of(spec.token_ids).to_array(),
             must_receive=spec.receive,
@@ -278,7 +281,7 @@ class Engine:
         num_full = sequence.num_known // self.layout.block_size
         return Reserved(
             sequence_id=sequence.sequence_id,
-            block_ids=tuple(sequence.table.ids()),
+            block_ids=tuple(sequence.table),
             block_keys=tuple(self._ledger.keys(sequence, num_full)[:num_full]),
             num_cached_tokens=sequence.num_computed,
         )
@@ -287,7 +290,7 @@ class Engine:
         self._note_progress(sequence)
         if sequence.spec.prefill_only:
             covered = self.layout.num_blocks(sequence.num_computed)
-            blocks = tuple(sequence.table.ids(0, covered))
+            blocks = tuple(sequence.table[:covered])
             progress = Progress(sequence.sequence_id, sequence.num_computed, blocks)
             self._news.progress.append(progress)
         if sequence.guide_fault:
@@ -297,7 +300,8 @@ class Engine:
 
     def _note_progress(self, sequence: Sequence) -> None:
         self._ledger.store_full(sequence)
-        self._roster.share(sequence)
+        if not sequence.has_shared:
+            self._roster.share(sequence)
 
     def _accept(self, sequence: Sequence, token: NewToken, is_received: bool = False) -> None:
         sequence.learn(token.token_id, time.monotonic_ns(), is_received)
@@ -330,7 +334,7 @@ class Engine:
     def _look_around(self, load: StepLoad) -> None:
         """The state behind a step."""
         roster, pool = self._roster, self._pool
-        uncomputed = sum(sequence.num_uncomputed for sequence in roster.running)
+        uncomputed = sum([sequence.num_uncomputed for sequence in roster.running])
         load.num_running = len(roster.running)
         load.num_waiting = len(roster.waiting)
         load.num_receiving = roster.num_receiving

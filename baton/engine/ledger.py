@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 
 from baton.blocks import BlockKey, KvLayout, chain_keys
@@ -29,7 +30,8 @@ class BlockLedger:
         matched = self._match(sequence)
         if not self._pool.has_room(matched, self._shortage(sequence, matched) + set_aside):
             return False
-        self._pool.hold(matched)
+        if matched:
+            self._pool.hold(matched)
         num_new = self._layout.num_blocks(sequence.num_known) - len(matched)
         sequence.table.extend(matched + self._pool.allocate(num_new))
         sequence.num_stored = len(matched)
@@ -67,7 +69,8 @@ class BlockLedger:
         keys = self.keys(sequence, num_full)[start:num_full]
         parent = table[start - 1] if start else None
         salt = sequence.spec.cache_salt
-        table.replace(start, self._pool.store(table.ids(start, num_full), keys, parent, salt))
+        stored = self._pool.store(table[start:num_full], keys, parent, salt)
+        table[start:num_full] = array("i", stored)
         sequence.num_stored = num_full
 
     def keys(self, sequence: Sequence, num_full: int) -> list[BlockKey]:
@@ -83,18 +86,18 @@ class BlockLedger:
 
     def free(self, sequence: Sequence) -> None:
         """Takes all blocks from a sequence; its full computed ones stay cached."""
-        self._pool.release(sequence.table.ids())
+        self._pool.release(sequence.table)
         self._forget(sequence)
 
     def keep(self, sequence: Sequence) -> None:
         """Keeps all blocks of a sequence that ended, until `release`."""
-        self._kept[sequence.sequence_id] = sequence.table.ids()
+        self._kept[sequence.sequence_id] = sequence.table.tolist()
         self._forget(sequence)
 
     def quarantine(self, sequence: Sequence) -> None:
         """Keeps the blocks that bytes may still reach, until `release`; frees the cached ones."""
-        self._kept[sequence.sequence_id] = sequence.table.ids(sequence.num_stored)
-        self._pool.release(sequence.table.ids(0, sequence.num_stored))
+        self._kept[sequence.sequence_id] = sequence.table[sequence.num_stored :].tolist()
+        self._pool.release(sequence.table[: sequence.num_stored])
         self._forget(sequence)
 
     def release(self, sequence_id: str) -> bool:
@@ -123,6 +126,6 @@ class BlockLedger:
         return min(wanted, self._pool.num_blocks) - len(matched)
 
     def _forget(self, sequence: Sequence) -> None:
-        sequence.table.clear()
+        del sequence.table[:]
         sequence.num_stored = 0
         sequence.num_computed = 0

@@ -10,9 +10,11 @@ from baton.engine.types import StepLoad
 
 def measure(chunks: Mapping[Sequence, int]) -> StepLoad:
     """The work in a step's chunks, before they run."""
-    num_decode = sum(s.has_drawn and s.num_uncomputed == 1 for s in chunks)
-    return StepLoad(
-        num_prompt_tokens=sum(chunks.values()) - num_decode,
-        num_decode_tokens=num_decode,
-        num_context_tokens=sum(s.num_computed + n for s, n in chunks.items()),
-    )
+    num_prompt = num_decode = num_context = 0
+    for sequence, num_tokens in chunks.items():
+        num_context += sequence.num_computed + num_tokens
+        if sequence.has_drawn and sequence.num_uncomputed == 1:
+            num_decode += 1
+        else:
+            num_prompt += num_tokens
+    return StepLoad(num_prompt, num_decode, num_context)

@@ -30,14 +30,18 @@ class GuideMasks:
 
         `min_tokens` and `ignore_eos` hold as far as the guide leaves something else to draw.
         """
-        num_guided = sum(_is_guided(sequence) for sequence in sequences)
-        if not num_guided:
-            return (None,) * len(sequences)
-        rows = iter(np.zeros((num_guided, self._num_words), dtype=np.int32))
-        return tuple(
-            self._fill(sequence, next(rows)) if _is_guided(sequence) else None
-            for sequence in sequences
-        )
+        masks: list[Mask | None] = [None] * len(sequences)
+        # After its end a guide may allow nothing at all, and what is drawn ahead is void.
+        guided = [
+            (place, sequence)
+            for place, sequence in enumerate(sequences)
+            if sequence.spec.matcher is not None and sequence.state is not SequenceState.OVER
+        ]
+        if guided:
+            rows = np.zeros((len(guided), self._num_words), dtype=np.int32)
+            for row, (place, sequence) in zip(rows, guided, strict=True):
+                masks[place] = self._fill(sequence, row)
+        return tuple(masks)
 
     def _fill(self, sequence: Sequence, row: Mask) -> Mask | None:
         matcher = sequence.spec.matcher
@@ -64,11 +68,6 @@ class GuideMasks:
         for token_id in token_ids:
             words[token_id // WORD_BITS] &= np.uint32(~(1 << token_id % WORD_BITS) & 0xFFFFFFFF)
         return words.view(np.int32)
-
-
-def _is_guided(sequence: Sequence) -> bool:
-    # After its end a guide may allow nothing at all, and what is drawn ahead is void.
-    return sequence.spec.matcher is not None and sequence.state is not SequenceState.OVER
 
 
 def allowed_one(mask: Mask, token_id: int) -> int:

@@ -66,10 +66,10 @@ class BlockPool:
 
     def has_room(self, matched: Sequence[int], num_new: int) -> bool:
         """Whether holding `matched` leaves `num_new` blocks to allocate."""
-        free = self.num_free
-        if free < num_new:
-            return False
-        return free - sum(not self._is_busy(block) for block in matched) >= num_new
+        num_free = self.num_free
+        if matched and num_free >= num_new:
+            num_free -= sum(not self._is_busy(block) for block in matched)
+        return num_free >= num_new
 
     def hold(self, block_ids: Iterable[int]) -> None:
         """Adds a holder to blocks that are held or cached; parents come before children."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from bisect import insort
+from operator import attrgetter
 
 from baton.engine.ledger import BlockLedger
 from baton.engine.sequence import Sequence, SequenceState
 from baton.engine.waiting import WaitingQueue
+
+_order = attrgetter("order")
 
 
 class Roster:
@@ -66,7 +69,7 @@ class Roster:
 
     def share(self, sequence: Sequence) -> None:
         """Lets children in once the tokens known at `add` are computed."""
-        if not sequence.has_shared and sequence.num_computed >= len(sequence.spec.token_ids):
+        if sequence.num_computed >= len(sequence.spec.token_ids):
             sequence.has_shared = True
             self.waiting.let_in(sequence.sequence_id)
 
@@ -89,7 +92,7 @@ class Roster:
 
     def _run(self, sequence: Sequence) -> None:
         sequence.state = SequenceState.RUNNING
-        insort(self.running, sequence, key=lambda running: running.order)
+        insort(self.running, sequence, key=_order)
 
     def _parent_of(self, sequence: Sequence) -> Sequence | None:
         """The parent that the sequence should wait for, if any."""

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from baton.blocks import BlockKey
 from baton.engine.types import SequenceSpec, SequenceStats
 from baton.request import FinishReason
@@ -25,49 +22,6 @@ class SequenceState(Enum):
     RECEIVING = 2
     RUNNING = 3
     OVER = 4
-
-
-class BlockTable:
-    """The blocks of one sequence in order, as a growing int32 array that batches copy from."""
-
-    __slots__ = ("_array", "_len")
-
-    def __init__(self) -> None:
-        self._array: NDArray[np.int32] = np.zeros(8, dtype=np.int32)
-        self._len = 0
-
-    def __len__(self) -> int:
-        return self._len
-
-    def __getitem__(self, index: int) -> int:
-        return int(self._array[index])
-
-    def extend(self, block_ids: list[int]) -> None:
-        """Appends blocks."""
-        size = self._len + len(block_ids)
-        if size > len(self._array):
-            grown = np.zeros(max(size, 2 * len(self._array)), dtype=np.int32)
-            grown[: self._len] = self._array[: self._len]
-            self._array = grown
-        self._array[self._len : size] = block_ids
-        self._len = size
-
-    def replace(self, start: int, block_ids: list[int]) -> None:
-        """Puts other blocks in the place of those from `start` on."""
-        self._array[start : start + len(block_ids)] = block_ids
-
-    def ids(self, start: int = 0, stop: int | None = None) -> list[int]:
-        """Block ids of a range."""
-        found: list[int] = self.array(self._len)[start:stop].tolist()
-        return found
-
-    def array(self, num_blocks: int) -> NDArray[np.int32]:
-        """The first blocks, as a view."""
-        return self._array[: min(num_blocks, self._len)]
-
-    def clear(self) -> None:
-        """Forgets all blocks."""
-        self._len = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +44,8 @@ class Sequence:
     those of a step that was launched count."""
     num_unread: int = 0
     """Last known tokens that were drawn on the device and have not been read."""
-    table: BlockTable = field(default_factory=BlockTable)
+    table: array[int] = field(default_factory=lambda: array("i"))
+    """The blocks that it holds, in order; int32, as batches copy them."""
     keys: list[BlockKey] = field(default_factory=list)
     """Keys of full known blocks, as far as they were needed."""
     num_stored: int = 0
@@ -190,13 +145,12 @@ class Sequence:
 
     def end_reason(self, context_len: int) -> FinishReason | None:
         """Whether the newest token ends the sequence, and why."""
-        sampling = self.spec.sampling
         if self.spec.prefill_only:
             return FinishReason.LENGTH
         if self.is_matched:
             return FinishReason.STOP
         # The newest token is number `num_output`; it may stop if `min_tokens` came before it.
-        if self.token_ids[-1] in self.stop_ids and self.num_output > sampling.min_tokens:
+        if self.token_ids[-1] in self.stop_ids and self.num_output > self.spec.sampling.min_tokens:
             return FinishReason.STOP
         return FinishReason.LENGTH if self.is_full(context_len) else None
 
@@ -212,7 +166,9 @@ class Sequence:
 
     def is_full(self, context_len: int) -> bool:
         """Whether no further token is allowed."""
-        return self.num_output >= self.spec.sampling.max_tokens or self.num_known >= context_len
+        num_known, spec = len(self.token_ids), self.spec
+        num_output = num_known - spec.prompt_len
+        return num_output >= spec.sampling.max_tokens or num_known >= context_len
 
     def stats(self, now_ns: int) -> SequenceStats:
         """Where the time went."""

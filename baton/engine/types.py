@@ -1,4 +1,8 @@
-"""What goes into an engine and what comes out of a step. Plain data: no torch here."""
+"""What goes into an engine and what comes out of a step. Plain data: no torch here.
+
+What is made for each sequence or token is not frozen, which would take thrice the time; nobody
+changes it all the same.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +61,7 @@ class Matcher(Protocol):
         """Takes a token as the next one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SequenceSpec:
     """A sequence to run. `sequence_id` is unique in its engine."""
 
@@ -97,7 +101,7 @@ class Reserved:
     num_cached_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NewToken:
     """One drawn token."""
 
@@ -115,7 +119,7 @@ class Progress:
     block_ids: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SequenceStats:
     """Where a sequence's time went in this engine. Microseconds."""
 
@@ -132,7 +136,7 @@ class SequenceStats:
     num_preemptions: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finished:
     """A sequence's end; comes once, in or after the step of its last token.
 
@@ -156,7 +160,7 @@ class BlockEventKind(Enum):
     CLEARED = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BlockEvent:
     """Changes of the prefix cache that follow each other and are of one kind.
 

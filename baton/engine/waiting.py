@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from operator import attrgetter
 
 from baton.engine.sequence import Sequence
+
+_order = attrgetter("order")
 
 
 class WaitingQueue:
@@ -42,10 +45,11 @@ class WaitingQueue:
 
     def first(self, with_compute: bool = True) -> Sequence | None:
         """The first in line; of the receiving lane only without `with_compute`."""
-        heads = [*self._receive[:1]]
-        if with_compute:
-            heads += self._compute[:1]
-        return min(heads, key=_order, default=None)
+        receiving = self._receive[0] if self._receive else None
+        computing = self._compute[0] if self._compute and with_compute else None
+        if receiving is None or computing is None:
+            return receiving or computing
+        return min(receiving, computing, key=_order)
 
     def remove(self, sequence: Sequence) -> None:
         """Takes a sequence out, from wherever it stands."""
@@ -75,7 +79,3 @@ class WaitingQueue:
 
     def _lane(self, sequence: Sequence) -> list[Sequence]:
         return self._receive if sequence.must_receive else self._compute
-
-
-def _order(sequence: Sequence) -> tuple[int, int]:
-    return sequence.order

@@ -59,14 +59,3 @@ def test_a_batch_without_rows_to_draw_from_has_an_empty_list_of_them() -> None:
 
     assert batch.sample_rows.shape == (0,)
     assert batch.sample_rows.dtype is torch.int64
-
-
-def test_a_table_grows_beyond_its_first_room() -> None:
-    made = sequence(list(range(2, 62)), list(range(20)), 0)
-
-    made.table.extend([55])
-    made.table.replace(3, [44])
-
-    assert made.table.ids() == [0, 1, 2, 44, *range(4, 20), 55]
-    assert made.table.ids(19) == [19, 55]
-    assert len(made.table) == 21
