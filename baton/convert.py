@@ -62,7 +62,7 @@ def sampling_from_pb(message: pb.SamplingParams) -> SamplingParams:
         ignore_eos=message.ignore_eos,
         seed=message.seed,
         logprobs_count=message.logprobs_count if message.HasField("logprobs_count") else None,
-        logit_bias=dict(message.logit_bias),
+        logit_bias=dict(message.logit_bias) if message.logit_bias else {},
         guide=guide_from_pb(message.guide) if message.HasField("guide") else None,
     )
 

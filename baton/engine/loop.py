@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from baton.engine.engine import Engine
@@ -22,12 +22,8 @@ _BEAT_SECONDS = 0.5
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class _Post:
-    run: Callable[[], Any]
-    future: Future[Any] | None
+_Post = tuple[Callable[[], Any], Future[Any] | None]
+"""What is to run, and who waits for its result."""
 
 
 class EngineLoop:
@@ -47,9 +43,10 @@ class EngineLoop:
         self._engine = engine
         self._on_output = on_output
         self._on_failure = on_failure
-        self._posts: deque[_Post] = deque()
-        self._wake = threading.Condition()
-        self._is_stopping = False
+        self._posts: SimpleQueue[_Post] = SimpleQueue()
+        self._door = threading.Lock()
+        """Held to post, and to close: nothing is posted behind the end."""
+        self._is_closed = False
         self._is_over = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.last_beat = time.monotonic()
@@ -62,9 +59,9 @@ class EngineLoop:
 
     def stop(self) -> None:
         """Runs what was posted before, then ends the thread and joins it. Repeats do nothing."""
-        with self._wake:
-            self._is_stopping = True
-            self._wake.notify()
+        with self._door:
+            self._is_closed = True
+            self._posts.put((self._end, None))
         if not self._thread.ident:
             self._close()
         elif threading.current_thread() is not self._thread:
@@ -77,24 +74,22 @@ class EngineLoop:
 
         Not after the end: returns False then.
         """
-        return self._enqueue(_Post(lambda: fn(self._engine, *args, **kwargs), None))
+        return self._enqueue(partial(fn, self._engine, *args, **kwargs), None)
 
     def call(
         self, fn: Callable[Concatenate[Engine, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> Future[R]:
         """Like `post`, with a future for result or exception; `EngineFailed` after the end."""
         future: Future[R] = Future()
-        if not self._enqueue(_Post(lambda: fn(self._engine, *args, **kwargs), future)):
+        if not self._enqueue(partial(fn, self._engine, *args, **kwargs), future):
             future.set_exception(EngineFailed("the engine loop has ended"))
         return future
 
-    def _enqueue(self, post: _Post) -> bool:
-        with self._wake:
-            if self._is_over or self._is_stopping:
-                return False
-            self._posts.append(post)
-            self._wake.notify()
-            return True
+    def _enqueue(self, run: Callable[[], Any], future: Future[Any] | None) -> bool:
+        with self._door:
+            if not self._is_closed:
+                self._posts.put((run, future))
+            return not self._is_closed
 
     def _run(self) -> None:
         try:
@@ -108,48 +103,48 @@ class EngineLoop:
             self._close()
 
     def _turn(self) -> bool:
-        """Runs all posts and at most one step; False when it is time to end."""
+        """Runs the posts that have come and at most one step; False when it is time to end."""
         self.last_beat = time.monotonic()
-        has_work = self._engine.has_work
-        with self._wake:
-            if not (self._posts or has_work or self._is_stopping):
-                self._wake.wait(_BEAT_SECONDS)
-            posts, self._posts = self._posts, deque()
-            is_stopping = self._is_stopping
-        while posts:
-            self._serve(posts)
-        if is_stopping:
+        if not self._engine.has_work:
+            self._serve_next(_BEAT_SECONDS)
+        for _ in range(self._posts.qsize()):
+            self._serve_next()
+        if self._is_over:
             return False
         if self._engine.has_work:
             self._on_output(self._engine.step())
         return True
 
-    def _serve(self, posts: deque[_Post]) -> None:
-        post = posts.popleft()
-        if post.future is not None and not post.future.set_running_or_notify_cancel():
+    def _serve_next(self, wait_s: float = 0.0) -> None:
+        """Runs a post, if one comes in time."""
+        try:
+            run, future = self._posts.get(timeout=wait_s)
+        except Empty:
+            return
+        if future is not None and not future.set_running_or_notify_cancel():
             return
         try:
-            result = post.run()
+            result = run()
         except Exception as error:
-            if post.future is not None:
-                post.future.set_exception(error)
+            if future is not None:
+                future.set_exception(error)
             elif isinstance(error, BatonError):
                 _log.warning("a call to the engine was refused: %s", error)
             else:
                 # Nobody else will hear of it, and the engine may be half changed.
-                self._fail_all(posts)
                 raise
         else:
-            if post.future is not None:
-                post.future.set_result(result)
+            if future is not None:
+                future.set_result(result)
+
+    def _end(self) -> None:
+        self._is_over = True
 
     def _close(self) -> None:
-        with self._wake:
-            self._is_over = True
-            posts, self._posts = self._posts, deque()
-        self._fail_all(posts)
-
-    def _fail_all(self, posts: deque[_Post]) -> None:
-        for post in posts:
-            if post.future is not None and post.future.set_running_or_notify_cancel():
-                post.future.set_exception(EngineFailed("the engine loop has ended"))
+        """Fails whoever waits for a post that will not run."""
+        with self._door:
+            self._is_closed = True
+        while not self._posts.empty():
+            _, future = self._posts.get()
+            if future is not None and future.set_running_or_notify_cancel():
+                future.set_exception(EngineFailed("the engine loop has ended"))

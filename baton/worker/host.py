@@ -104,7 +104,11 @@ class EngineHost:
         self._is_woken = False
         for _ in range(len(self._on_its_way)):
             receive, value = self._on_its_way.popleft()
-            self._loop.call_soon(receive, value)
+            try:
+                receive(value)
+            except Exception as error:
+                told = {"message": "taking an engine's news failed", "exception": error}
+                self._loop.call_exception_handler(told)
 
     def _deliver(self, output: StepOutput) -> None:
         for sink in self._sinks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableSequence
 from typing import NamedTuple
 
 from baton import convert
@@ -23,21 +23,19 @@ def make_frame(gathered: Iterable[SampleNews]) -> pb.DecodeConnectResponse:
 
     Runs for every token: news stay tuples until here, and messages are made where they stay.
     """
-    tokens: dict[tuple[int, int], list[NewToken]] = {}
-    ends: dict[tuple[int, int], pb.SequenceEnd] = {}
-    for handle, sample_index, what in gathered:
-        drawn = tokens.setdefault((handle, sample_index), [])
-        if isinstance(what, NewToken):
-            drawn.append(what)
-        else:
-            ends[handle, sample_index] = what
     frame = pb.DecodeConnectResponse()
-    for sample, drawn in tokens.items():
-        frame.deltas.add(
-            handle=sample[0],
-            sample_index=sample[1],
-            token_ids=[token.token_id for token in drawn],
-            logprobs=[convert.logprobs_to_pb(t.logprobs) for t in drawn if t.logprobs is not None],
-            end=ends.get(sample),
-        )
+    deltas: dict[tuple[int, int], tuple[pb.SequenceDelta, MutableSequence[int]]] = {}
+    for handle, sample_index, what in gathered:
+        found = deltas.get((handle, sample_index))
+        if found is None:
+            delta = frame.deltas.add(handle=handle, sample_index=sample_index)
+            # Kept besides: each look at a message's field makes an object.
+            found = deltas[handle, sample_index] = delta, delta.token_ids
+        delta, token_ids = found
+        if isinstance(what, NewToken):
+            token_ids.append(what.token_id)
+            if what.logprobs is not None:
+                delta.logprobs.append(convert.logprobs_to_pb(what.logprobs))
+        else:
+            delta.end.CopyFrom(what)
     return frame

@@ -6,14 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from baton import convert, errors
 from baton.engine.engine import Engine
 from baton.engine.types import Finished, NewToken, Reserved, SequenceSpec, StepOutput
-from baton.request import FinishReason, PrefillMode, SequenceTimings
+from baton.request import FinishReason, PrefillMode, SamplingParams, SequenceTimings
 from baton.rpc import logs
-from baton.tokens import TokenIds
+from baton.tokens import TOKEN_BYTES, TokenIds
 from baton.v1 import decode_pb2 as pb
 from baton.worker.host import EngineHost
 from services.decode import metrics
@@ -72,6 +71,7 @@ class Sequences:
     """Starts, feeds and ends samples. Lives on the event loop."""
 
     def __init__(self, host: EngineHost, arrivals: Arrivals, *, max_sequences: int) -> None:
+        self._loop = asyncio.get_running_loop()
         self._host = host
         self._arrivals = arrivals
         self._max_sequences = max_sequences
@@ -86,7 +86,8 @@ class Sequences:
     def submit(self, stream_id: str, message: pb.SubmitSequence, send: Send) -> None:
         """Starts all samples of a submission. What goes wrong is sent as their end."""
         try:
-            self._check(stream_id, message)
+            names = self._names(stream_id, message)
+            token_ids, sampling = _read(message)
         except errors.InvalidRequest as error:
             log.error("submission refused", request_id=message.request_id, error=error.message)
             send(_refusal(message, error))
@@ -94,49 +95,38 @@ class Sequences:
         peer = None
         if message.prefill_worker_id:
             peer = PrefillPeer(message.prefill_worker_id, message.prefill_address)
-        first_id = f"{stream_id}/{message.handle}/{message.sample_index}"
-        token_ids = TokenIds(message.token_ids)
-        sampling = convert.sampling_from_pb(message.sampling)
-        for offset in range(max(1, message.sample_count)):
-            index = message.sample_index + offset
+        is_wanted = self._arrivals.wants(peer)
+        for offset, name in enumerate(names):
             spec = SequenceSpec(
-                sequence_id=f"{stream_id}/{message.handle}/{index}",
+                sequence_id=name,
                 token_ids=token_ids,
                 prompt_len=message.prompt_len,
                 sampling=sampling,
-                sample_index=index,
+                sample_index=message.sample_index + offset,
                 cache_salt=message.cache_salt,
                 priority=message.priority,
-                after=first_id if offset else None,
-                receive=not offset and self._arrivals.wants(peer),
+                after=names[0] if offset else None,
+                receive=is_wanted and not offset,
             )
             spans = SampleSpans(message.request_id, message.traceparent)
             sample = Sample(message.handle, spec, message.request_id, send, spans)
             self._start(sample, peer, message.timeout_ms / 1000)
 
-    def _check(self, stream_id: str, message: pb.SubmitSequence) -> None:
-        """Refuses what no gateway of ours sends, before it costs anything."""
+    def _names(self, stream_id: str, message: pb.SubmitSequence) -> list[str]:
+        """Ids for the samples. Refuses what no gateway of ours sends, before it costs anything."""
         if message.sample_count > MAX_SAMPLES:
             raise errors.InvalidRequest(
                 f"sample_count is {message.sample_count}; at most {MAX_SAMPLES} are taken",
                 field="sample_count",
             )
-        if len(message.token_ids) % 4:
+        handle, first = message.handle, message.sample_index
+        stop = first + max(1, message.sample_count)
+        names = [f"{stream_id}/{handle}/{index}" for index in range(first, stop)]
+        if not self._samples.keys().isdisjoint(names):
             raise errors.InvalidRequest(
-                f"token_ids has {len(message.token_ids)} bytes; token ids take 4 each",
-                field="token_ids",
+                f"handle {handle} is in use; handles are never reused", field="handle"
             )
-        if message.sampling.HasField("guide"):
-            try:
-                convert.guide_from_pb(message.sampling.guide)
-            except ValueError as error:
-                raise errors.InvalidRequest(str(error), field="guide.kind") from error
-        first = message.sample_index
-        for index in range(first, first + max(1, message.sample_count)):
-            if f"{stream_id}/{message.handle}/{index}" in self._samples:
-                raise errors.InvalidRequest(
-                    f"handle {message.handle} is in use; handles are never reused", field="handle"
-                )
+        return names
 
     def cancel(self, stream_id: str, handle: int, sample_index: int | None) -> None:
         """Ends one sample, or all samples of a handle."""
@@ -169,14 +159,13 @@ class Sequences:
             self._end(sample, FinishReason.ERROR, failure)
 
     def _start(self, sample: Sample, peer: PrefillPeer | None, timeout_s: float) -> None:
-        loop = asyncio.get_running_loop()
         sequence_id = sample.spec.sequence_id
         if len(self._samples) >= self._max_sequences:
             limit = f"this worker has {len(self._samples)} sequences, the limit"
             self._end(sample, FinishReason.ERROR, errors.Overloaded(limit, retry_after_s=1.0))
             return
         self._samples[sequence_id] = sample
-        sample.expiry = loop.call_later(timeout_s, self._expire, sample, timeout_s)
+        sample.expiry = self._loop.call_later(timeout_s, self._expire, sample, timeout_s)
         if sample.spec.receive:
             deadline = time.monotonic() + timeout_s
             trace = sample.spans.traceparent
@@ -204,9 +193,15 @@ class Sequences:
 
     def _add(self, sample: Sample) -> None:
         sample.is_added = True
-        refuse = partial(self._host.reply, self._refuse)
-        if not self._host.post(_add, sample.spec, refuse):
+        if not self._host.post(self._add_to, sample.spec):
             self._end(sample, FinishReason.ERROR, errors.EngineFailed("the engine has ended"))
+
+    def _add_to(self, engine: Engine, spec: SequenceSpec) -> None:
+        """On the engine's thread: no future for each sequence, almost all of them are taken."""
+        try:
+            engine.add(spec)
+        except Exception as error:
+            self._host.reply(self._refuse, _Refusal(spec.sequence_id, error))
 
     def _refuse(self, refusal: _Refusal) -> None:
         """The engine did not take a sequence."""
@@ -264,12 +259,11 @@ class Sequences:
                 self._take_finished(sample, finished)
 
     def _take_token(self, sample: Sample, token: NewToken) -> None:
+        sample.send(SampleNews(sample.handle, sample.spec.sample_index, token))
         if sample.first_token_at is None:
             sample.first_token_at = time.monotonic()
             sample.spans.mark("first token")
-            waited = sample.first_token_at - sample.submitted_at
-            _first_token_seconds[sample.timings.prefill_mode].observe(waited)
-        sample.send(SampleNews(sample.handle, sample.spec.sample_index, token))
+            self._loop.call_soon(_observe_first_token, sample)
 
     def _take_finished(self, sample: Sample, finished: Finished) -> None:
         stats, timings = finished.stats, sample.timings
@@ -297,14 +291,13 @@ class Sequences:
     ) -> None:
         """Sends the sample's one end."""
         self._samples.pop(sample.spec.sequence_id, None)
-        _ended[reason].inc()
         if sample.expiry is not None:
             sample.expiry.cancel()
         if sample.task is not None and sample.task is not asyncio.current_task():
             sample.task.cancel()
             if not sample.is_arriving:
                 self._host.post(Engine.release, sample.spec.sequence_id)
-        sample.spans.end(sample.timings, error.message if error else "")
+        self._loop.call_soon(_book_end, sample, reason, error)
         end = pb.SequenceEnd(
             finish_reason=convert.finish_to_pb(reason),
             error=convert.error_to_pb(error) if error else None,
@@ -313,12 +306,30 @@ class Sequences:
         sample.send(SampleNews(sample.handle, sample.spec.sample_index, end))
 
 
-def _add(engine: Engine, spec: SequenceSpec, refuse: Callable[[_Refusal], None]) -> None:
-    """On the engine's thread: no future for each sequence, almost all of them are taken."""
+def _read(message: pb.SubmitSequence) -> tuple[TokenIds, SamplingParams]:
+    """Raises `InvalidRequest` for what no gateway of ours sends."""
+    packed = message.token_ids
+    if len(packed) % TOKEN_BYTES:
+        raise errors.InvalidRequest(
+            f"token_ids has {len(packed)} bytes; token ids take {TOKEN_BYTES} each",
+            field="token_ids",
+        )
     try:
-        engine.add(spec)
-    except Exception as error:
-        refuse(_Refusal(spec.sequence_id, error))
+        return TokenIds(packed), convert.sampling_from_pb(message.sampling)
+    except ValueError as error:
+        raise errors.InvalidRequest(str(error), field="guide.kind") from error
+
+
+# Counted behind the writers of streams, which the news have woken.
+def _observe_first_token(sample: Sample) -> None:
+    assert sample.first_token_at is not None
+    waited_s = sample.first_token_at - sample.submitted_at
+    _first_token_seconds[sample.timings.prefill_mode].observe(waited_s)
+
+
+def _book_end(sample: Sample, reason: FinishReason, error: errors.BatonError | None) -> None:
+    _ended[reason].inc()
+    sample.spans.end(sample.timings, error.message if error else "")
 
 
 def _refusal(message: pb.SubmitSequence, error: errors.BatonError) -> SampleNews:
