@@ -68,18 +68,12 @@ class EchoRunner:
 
     def launch(self, chunks: Mapping[Sequence, int]) -> Landed:
         """See `Runner`. Returns when all is done."""
-        return Landed(self.run(chunks))
-
-    def run(self, chunks: Mapping[Sequence, int]) -> dict[Sequence, NewToken]:
-        """The step's tokens."""
         for sequence, num_tokens in chunks.items():
             self._write(sequence, num_tokens)
         drawing = [sequence for sequence, n in chunks.items() if n == sequence.num_uncomputed]
         masks = self._masks.fill(drawing)
-        return {
-            sequence: self._draw(sequence, mask)
-            for sequence, mask in zip(drawing, masks, strict=True)
-        }
+        rows = zip(drawing, masks, strict=True)
+        return Landed({sequence: self._draw(sequence, mask) for sequence, mask in rows})
 
     def _write(self, sequence: Sequence, num_tokens: int) -> None:
         start = sequence.num_computed

@@ -24,9 +24,9 @@ class EmulatedRunner:
         """See `Runner`. Returns when all is done."""
         began = time.monotonic()
         work = measure(chunks)
-        drawn = self._echo.run(chunks)
+        landed = self._echo.launch(chunks)
         step_us = self._times.step_us(
             work.num_prompt_tokens, work.num_decode_tokens, work.num_context_tokens
         )
         time.sleep(max(0.0, began + step_us / 1e6 - time.monotonic()))
-        return Landed(drawn)
+        return landed

@@ -39,7 +39,8 @@ class Roster:
     def enter(self, sequence: Sequence) -> None:
         """A new sequence waits; aside, if it has a parent to share blocks with."""
         self._sequences[sequence.sequence_id] = sequence
-        self.waiting.add(sequence, self._parent_of(sequence))
+        after = sequence.spec.after
+        self.waiting.add(sequence, None if after is None else self._parent_of(sequence, after))
 
     def admit(self, sequence: Sequence) -> None:
         """A waiting sequence has got its blocks: it runs, or receives."""
@@ -94,9 +95,9 @@ class Roster:
         sequence.state = SequenceState.RUNNING
         insort(self.running, sequence, key=_order)
 
-    def _parent_of(self, sequence: Sequence) -> Sequence | None:
+    def _parent_of(self, sequence: Sequence, after: str) -> Sequence | None:
         """The parent that the sequence should wait for, if any."""
-        parent = self._sequences.get(sequence.spec.after or "")
+        parent = self._sequences.get(after)
         if parent is None or parent is sequence or parent.has_shared:
             return None
         is_behind = parent.state is SequenceState.WAITING and parent.order > sequence.order

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from baton.blocks import BlockKey
@@ -36,7 +37,7 @@ class Sequence:
     stop_ids: frozenset[int]
     """Ids that end the sequence once `min_tokens` are there."""
     added_ns: int
-    token_ids: array[int] = field(default_factory=lambda: array("I"))
+    token_ids: array[int] = field(default_factory=partial(array, "I"))
     """Known tokens: the spec's, then drawn ones; uint32, no object for each. Those that are still
     to be read from the device stand here as 0."""
     num_computed: int = 0
@@ -44,7 +45,7 @@ class Sequence:
     those of a step that was launched count."""
     num_unread: int = 0
     """Last known tokens that were drawn on the device and have not been read."""
-    table: array[int] = field(default_factory=lambda: array("i"))
+    table: array[int] = field(default_factory=partial(array, "i"))
     """The blocks that it holds, in order; int32, as batches copy them."""
     keys: list[BlockKey] = field(default_factory=list)
     """Keys of full known blocks, as far as they were needed."""

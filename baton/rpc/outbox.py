@@ -21,7 +21,8 @@ class Outbox(Generic[Part]):
     def __init__(self, least_interval_s: float = 0.0) -> None:
         self._least_interval_s = least_interval_s
         self._parts: list[Part] = []
-        self._wake = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None
+        """Of `batches`, where it waits for a part or the end."""
         self._taken = asyncio.Event()
         self._is_closed = False
 
@@ -29,12 +30,12 @@ class Outbox(Generic[Part]):
         """Adds a part to the next frame; ignored once closed."""
         if not self._is_closed:
             self._parts.append(part)
-            self._wake.set()
+            self._wake()
 
     def close(self) -> None:
         """Ends `batches` behind what is pending."""
         self._is_closed = True
-        self._wake.set()
+        self._wake()
         self._taken.set()
 
     async def has_room(self, max_parts: int) -> None:
@@ -46,21 +47,24 @@ class Outbox(Generic[Part]):
             self._taken.clear()
             await self._taken.wait()
 
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
     async def batches(self) -> AsyncIterator[list[Part]]:
         """All pending parts, again and again; ask for the next when the last one is written."""
         next_at = 0.0
         while True:
-            await self._wake.wait()
+            if not self._parts and not self._is_closed:
+                self._reader = asyncio.get_running_loop().create_future()
+                await self._reader
             early_s = next_at - time.monotonic()
             if early_s > 0 and not self._is_closed:
                 await asyncio.sleep(early_s)
             next_at = time.monotonic() + self._least_interval_s
-            self._wake.clear()
             parts, self._parts = self._parts, []
             self._taken.set()
             if parts:
                 yield parts
             elif self._is_closed:
                 return
-            if self._is_closed:
-                self._wake.set()

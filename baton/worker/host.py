@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from baton.engine.engine import Engine
@@ -35,7 +36,7 @@ class EngineHost:
         self._late_sinks: list[Callable[[StepOutput], None]] = []
         self._on_its_way: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._is_woken = False
-        self._engine_loop = EngineLoop(engine, self._hop, self._fail)
+        self._engine_loop = EngineLoop(engine, partial(self.reply, self._deliver), self._fail)
 
     async def start(self) -> None:
         """Starts the engine's thread and warms it up."""
@@ -95,9 +96,6 @@ class EngineHost:
     def is_able(self) -> bool:
         """Whether the engine's thread has turned lately."""
         return time.monotonic() - self._engine_loop.last_beat < BEAT_LIMIT_S
-
-    def _hop(self, output: StepOutput) -> None:
-        self.reply(self._deliver, output)
 
     def _take_in(self) -> None:
         # Lowered first: what is appended from here on wakes the loop again.
