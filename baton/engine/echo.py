@@ -63,6 +63,7 @@ class EchoRunner:
         self._ids = blocks[:, : self._block_size]
         self._positions = blocks[:, -self._block_size :]
         self._positions_at = self._block_words - self._block_size
+        self._numbers = array("I")  # 0, 1, 2 and so on, as far as they were needed
         # What a prompt of nothing but end-of-sequence ids is answered with.
         self._other = next((i for i in range(vocab_size) if i not in eos_token_ids), 0)
 
@@ -83,6 +84,8 @@ class EchoRunner:
             self._words[slot + self._positions_at] = start
             return
         stop, size = start + num_tokens, self._block_size
+        if stop > len(self._numbers):
+            self._numbers.extend(range(len(self._numbers), 2 * stop))
         first, last = -(-start // size), stop // size
         if last - first <= _FEW_BLOCKS:
             self._write_by_block(sequence, start, stop)
@@ -90,7 +93,7 @@ class EchoRunner:
         self._write_by_block(sequence, start, first * size)
         blocks, inside = sequence.table[first:last], slice(first * size, last * size)
         self._ids[blocks] = np.frombuffer(sequence.token_ids[inside], np.uint32).reshape(-1, size)
-        positions = np.arange(inside.start, inside.stop, dtype=np.uint32)
+        positions = np.frombuffer(self._numbers[inside], np.uint32)
         self._positions[blocks] = positions.reshape(-1, size)
         self._write_by_block(sequence, last * size, stop)
 
@@ -102,7 +105,7 @@ class EchoRunner:
             slot = sequence.table[index] * self._block_words + offset
             words[slot : slot + end - start] = sequence.token_ids[start:end]
             slot += positions_at
-            words[slot : slot + end - start] = array("I", range(start, end))
+            words[slot : slot + end - start] = self._numbers[start:end]
             start = end
 
     def _draw(self, sequence: Sequence, mask: Mask | None) -> NewToken:
