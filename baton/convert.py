@@ -21,6 +21,9 @@ from baton.v1 import types_pb2 as pb
 
 _PREFILL_MODES: Mapping[int, PrefillMode] = {mode.value: mode for mode in PrefillMode}
 _FINISH_REASONS: Mapping[int, FinishReason] = {reason.value: reason for reason in FinishReason}
+# Looked up, since an enum's `value` takes two calls.
+_MODES_TO_PB = {mode: cast("pb.PrefillMode", mode.value) for mode in PrefillMode}
+_REASONS_TO_PB = {reason: cast("pb.FinishReason", reason.value) for reason in FinishReason}
 
 
 def sampling_to_pb(params: SamplingParams) -> pb.SamplingParams:
@@ -104,7 +107,7 @@ def timings_to_pb(timings: SequenceTimings) -> pb.SequenceTimings:
         cached_token_count=timings.cached_token_count,
         fetched_token_count=timings.fetched_token_count,
         prefill_cached_token_count=timings.prefill_cached_token_count,
-        prefill_mode=cast("pb.PrefillMode", timings.prefill_mode.value),
+        prefill_mode=_MODES_TO_PB[timings.prefill_mode],
         prefill_worker_id=timings.prefill_worker_id,
         handoff_bytes=timings.handoff_bytes,
         preemption_count=timings.preemption_count,
@@ -179,7 +182,7 @@ def error_from_pb(message: pb.Error) -> errors.BatonError:
 
 def finish_to_pb(reason: FinishReason) -> pb.FinishReason:
     """Why a sample ended."""
-    return cast("pb.FinishReason", reason.value)
+    return _REASONS_TO_PB[reason]
 
 
 def finish_from_pb(value: int) -> FinishReason:
