@@ -53,6 +53,21 @@ def assert_echoes(collected: Collected, specs: list[SequenceSpec]) -> None:
         assert (collected.tokens(spec.sequence_id), end.reason) == echo_end(spec, CONTEXT_LEN)
 
 
+@pytest.mark.parametrize("max_batch_tokens", [700, 301, 133])
+def test_chunks_of_many_blocks_are_written_whole_wherever_they_begin(max_batch_tokens: int) -> None:
+    # As many tokens out as in: the answer reads every position back.
+    prompt = [3 + 7 * place % 61 for place in range(700)]
+    spec = spec_of("s", prompt, SamplingParams(max_tokens=700, ignore_eos=True))
+    sizes = {"num_blocks": 400, "max_batch_tokens": max_batch_tokens, "context_len": 1500}
+    engine = make_echo_engine(**sizes)
+
+    engine.add(spec)
+    collected = run_until_idle(engine)
+
+    answer = (collected.tokens("s"), collected.ends()["s"].reason)
+    assert answer == echo_end(spec, sizes["context_len"])
+
+
 @given(specs(), st.integers(1, 40), st.integers(1, 6))
 def test_answers_are_the_definitions_under_any_chunking_sharing_and_preemption(
     asked: list[SequenceSpec], max_batch_tokens: int, max_sequences: int
