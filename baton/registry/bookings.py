@@ -27,6 +27,11 @@ _NOBODY = ""
 """Worker id of a promise to nobody."""
 
 
+EXPIRY_S = 0.05
+"""What was booked or taken back of late is looked through this often while requests come; it is of
+late for some tenths of a second, give or take a tenth."""
+
+
 # Not frozen, that takes three times as long to make. Nobody changes one.
 @dataclass(slots=True)
 class Promise:
@@ -110,6 +115,7 @@ class BookingBoard:
         # A worker's word is sent and read at these intervals; a tenth more for its way.
         self._late_s = self.timing.load_interval_s + self.timing.poll_s + 0.1
         self._fading: deque[_Change] = deque()
+        self._next_expiry = 0.0
         self._others: dict[str, Promise] = {}
         self._is_dirty = True
         self._next_refresh = 0.0
@@ -171,7 +177,8 @@ class BookingBoard:
 
     def take_changed(self) -> Set[str]:
         """Workers whose promises have changed since the last call."""
-        self._expire()
+        if time.monotonic() >= self._next_expiry:
+            self.expire()
         changed, self._changed = self._changed, set()
         return changed
 
@@ -195,9 +202,10 @@ class BookingBoard:
         self._changed.add(worker_id)
         self._is_dirty = True
 
-    def _expire(self) -> None:
-        """What is of late no more."""
+    def expire(self) -> None:
+        """Forgets what is of late no more; `take_changed` does so often enough."""
         fading, now = self._fading, time.monotonic()
+        self._next_expiry = now + EXPIRY_S
         while fading and fading[0][0] <= now:
             _, worker_id, new, gone_sequences, gone = fading.popleft()
             account = self._own[worker_id]
@@ -240,7 +248,7 @@ class BookingBoard:
                 await asyncio.sleep(self.timing.booking_interval_s)
 
     async def _turn(self) -> None:
-        self._expire()
+        self.expire()
         now = time.monotonic()
         pipe = self._client.pipeline(transaction=True)
         lines = dict(self._look_at_lines())

@@ -51,7 +51,7 @@ class HotHistogram(Collector):
     prometheus_client's takes a lock and walks its buckets each time: 3 microseconds, this one 0.3.
     """
 
-    def __init__(self, name: str, text: str, buckets: Sequence[float]) -> None:
+    def __init__(self, name: str, text: str, buckets: Sequence[float] = SECONDS) -> None:
         self._name, self._text = f"baton_{name}", text
         self._bounds = tuple(buckets)
         self._counts = [0] * (len(buckets) + 1)

@@ -98,7 +98,8 @@ class Span:
         self.end()
 
 
-_NOTHING = Span()
+NOTHING = Span()
+"""Of what is not traced."""
 
 
 def setup(service_name: str, worker_id: str = "") -> bool:
@@ -129,7 +130,7 @@ def start_span(
             name, TraceContext.parse(parent), kind=kind, start_ns=start_ns, attributes=attributes
         )
     if not parent or _FORM.fullmatch(parent) is None:
-        return _NOTHING
+        return NOTHING
     return Span(parent)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from codecs import getincrementaldecoder
+from codecs import IncrementalDecoder, getincrementaldecoder
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,8 @@ class ByteDetokenizer:
     def __init__(self, text: ModelText, skip_special_tokens: bool = True) -> None:
         self._spellings = text.spellings(skip_special_tokens)
         self._spell = self._spellings.__getitem__
-        self._decoder = _Utf8("replace")
+        self._decoder: IncrementalDecoder | None = None
+        """Made for the first token that is no whole characters: most samples have none."""
         self._is_open = False
         """Whether the decoder holds the beginning of a character."""
 
@@ -37,6 +38,8 @@ class ByteDetokenizer:
                 parts.append(spelling)
             elif spelling:
                 content = spelling.encode() if isinstance(spelling, str) else spelling
+                if self._decoder is None:
+                    self._decoder = _Utf8("replace")
                 parts.append(self._decoder.decode(content))
                 self._is_open = bool(self._decoder.getstate()[0])
         return parts[0] if len(parts) == 1 else "".join(parts)
@@ -44,7 +47,7 @@ class ByteDetokenizer:
     def flush(self) -> str:
         """The text of what waits, broken characters replaced; for the end of a sample."""
         self._is_open = False
-        return self._decoder.decode(b"", final=True)
+        return "" if self._decoder is None else self._decoder.decode(b"", final=True)
 
 
 class Spellings(dict[int, str | bytes]):

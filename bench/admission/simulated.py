@@ -181,7 +181,7 @@ class _World:
 
         def first_token() -> None:
             outcome.arrivals.append(self._loop.time())
-            ticket.started()
+            ticket.started(self._loop.time())
 
         def end() -> None:
             outcome.arrivals.append(self._loop.time())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from baton.errors import BatonError
 from services.gateway.frames import Delta, Submission
+from services.gateway.later import later
 from services.gateway.links import DecodeLink
 
 if TYPE_CHECKING:
@@ -47,13 +48,14 @@ class Attempt:
 
     def on_delta(self, delta: Delta) -> None:
         """News from the worker; those of samples that have moved on are ignored."""
-        if not self._has_answer:
-            self._has_answer = True
-            self._stay.computed()
-        if delta.sample_index in self.open:
+        is_open = delta.sample_index in self.open
+        if is_open and delta.end is not None:
             # First, so that a request's end does not ask the worker to end what has ended.
-            if delta.end is not None:
-                self.leave(delta.sample_index)
+            self.open.discard(delta.sample_index)
+        if delta.end is not None or not self._has_answer:
+            self._has_answer = True
+            later(self._settle)
+        if is_open:
             try:
                 self._request.on_delta(self, delta)
             except Exception:
@@ -66,10 +68,11 @@ class Attempt:
         lost, self.open = sorted(self.open), set()
         self._request.on_lost(self, lost, error)
 
-    def leave(self, sample_index: int) -> None:
-        """The sample is finished here; behind the last one the worker's news are of no interest."""
-        self.open.discard(sample_index)
-        if not self.open:
+    def _settle(self) -> None:
+        """The prompt is computed; behind the last sample the worker's news are of no interest."""
+        if self.open:
+            self._stay.computed()
+        else:
             self._stay.release()
             self._link.forget(self._handle)
 

@@ -2,60 +2,38 @@
 
 from __future__ import annotations
 
-from baton.errors import AlreadyRunning, BatonError, Superseded
+from baton.errors import AlreadyRunning, Superseded
 from services.gateway.requests import Request
 from services.gateway.types import GenerateCommand
 
 
-class Claim:
+class _Claim:
     """One request's hold on its key, from admission to its end."""
 
-    def __init__(self, command: GenerateCommand, claims: Claims | None) -> None:
+    __slots__ = ("command", "request")
+
+    def __init__(self, command: GenerateCommand) -> None:
         self.command = command
-        self._claims = claims
-        self._request: Request | None = None
-        self._error: BatonError | None = None
-
-    def hold(self, request: Request) -> None:
-        """The request is there. Raises `Superseded` when it comes too late."""
-        self._request = request
-        if self._error is not None:
-            raise self._error
-
-    def yield_to_retry(self) -> None:
-        """Ends the request, now or as soon as it is there."""
-        request_id = self.command.request_id
-        self._error = Superseded(f"a retry of request {request_id!r} took over from this call")
-        if self._request is not None:
-            self._request.fail(self._error)
-
-    def release(self) -> None:
-        """The request has ended; safe to call when another one took over."""
-        if self._claims is not None:
-            self._claims.release(self)
+        self.request: Request | None = None
 
 
 class Claims:
-    """All keys of requests in flight."""
+    """All keys of requests in flight. Requests without a key hold none."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, str], Claim] = {}
-
-    def is_taken(self, command: GenerateCommand) -> bool:
-        """Whether a request with this key is in flight."""
-        return self.is_held(command.tenant, command.retry_key)
+        self._held: dict[tuple[str, str], _Claim] = {}
 
     def is_held(self, tenant: str, retry_key: str) -> bool:
-        """The same, before there is a command."""
+        """Whether a request with this key is in flight."""
         return bool(retry_key) and (tenant, retry_key) in self._held
 
-    def take(self, command: GenerateCommand) -> Claim:
+    def take(self, command: GenerateCommand) -> None:
         """Takes the key, from a request with the same content if need be.
 
         Raises `AlreadyRunning` when another model or prompt runs under it.
         """
         if not command.retry_key:
-            return Claim(command, None)
+            return
         key = _key(command)
         holder = self._held.get(key)
         if holder is not None:
@@ -65,19 +43,34 @@ class Claims:
                     "another model or prompt; only the same request may be sent again.",
                     field="request_id",
                 )
-            holder.yield_to_retry()
-        claim = self._held[key] = Claim(command, self)
-        return claim
+            if holder.request is not None:
+                holder.request.fail(_superseded(holder.command))
+        self._held[key] = _Claim(command)
 
-    def release(self, claim: Claim) -> None:
-        """Frees the key unless another claim has taken it."""
-        key = _key(claim.command)
-        if self._held.get(key) is claim:
-            del self._held[key]
+    def hold(self, request: Request) -> None:
+        """The request is there. Raises `Superseded` when another one took its key meanwhile."""
+        if not request.command.retry_key:
+            return
+        claim = self._held.get(_key(request.command))
+        if claim is None or claim.command is not request.command:
+            raise _superseded(request.command)
+        claim.request = request
+
+    def release(self, command: GenerateCommand) -> None:
+        """The request has ended: frees its key unless another one has taken it."""
+        if not command.retry_key:
+            return
+        claim = self._held.get(_key(command))
+        if claim is not None and claim.command is command:
+            del self._held[_key(command)]
 
 
 def _key(command: GenerateCommand) -> tuple[str, str]:
     return command.tenant, command.retry_key
+
+
+def _superseded(command: GenerateCommand) -> Superseded:
+    return Superseded(f"a retry of request {command.request_id!r} took over from this call")
 
 
 def _is_same(one: GenerateCommand, other: GenerateCommand) -> bool:

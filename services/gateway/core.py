@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from baton.errors import BatonError, EngineFailed, NoWorker, Overloaded, WorkerLost
@@ -16,7 +16,7 @@ from baton.text import ModelText
 from baton.tokens import TokenIds
 from services.gateway import metrics, report
 from services.gateway.admission import Admission
-from services.gateway.claims import Claim, Claims
+from services.gateway.claims import Claims
 from services.gateway.fleet import Fleet
 from services.gateway.mailbox import Mailbox, Tray, Turnstile
 from services.gateway.models import Models
@@ -31,6 +31,9 @@ RETRY_AFTER_SECONDS = 1.0
 MOVE_PAUSE_SECONDS = 0.1
 """Before a second move of the same sample; doubles with each further one."""
 TOKENIZER_THREADS = 2
+RECORD_AFTER_SECONDS = 0.05
+"""What is told and learnt of a request comes so long after its end: a client that asks again at
+once need not wait for it."""
 MAX_LONG_TEXTS = 64
 """Running in these threads or waiting for one; each at most as long as a door lets in."""
 
@@ -65,11 +68,18 @@ class Core:
         self._is_draining = is_draining
         self._requests: set[Request] = set()
         self._claims = Claims()
+        self._served: dict[str, tuple[int, ModelInfo, ModelText]] = {}
+        """By the name that clients give: the directory's version that this is of, and what it is.
+        Names that mean no model don't get here."""
         self._num_admitted = 0
         self._num_encoding = 0
+        self._ended: deque[Request] = deque()
+        """Whose record is due."""
+        self._record_after_s = RECORD_AFTER_SECONDS
         self._moves: set[asyncio.Task[None]] = set()
         self._is_empty = asyncio.Event()
         self._is_empty.set()
+        metrics.in_flight.set_function(lambda: self._num_admitted)
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
 
     @property
@@ -89,8 +99,14 @@ class Core:
 
     async def text(self, model: str) -> tuple[ModelInfo, ModelText]:
         """A model by name and its tokeniser. Waits a little while no worker has come yet."""
-        name = self._models.pick(model, self._fleet.records) or await self._first_model(model)
-        return self._models.info(name, self._fleet.directory), await self._models.text(name)
+        directory = self._fleet.directory
+        served = self._served.get(model)
+        if served is None or served[0] != directory.version:
+            version = directory.version
+            name = self._models.pick(model, self._fleet.records) or await self._first_model(model)
+            text = await self._models.text(name)
+            served = self._served[model] = version, self._models.info(name, directory), text
+        return served[1], served[2]
 
     async def _first_model(self, model: str) -> str:
         until = time.monotonic() + self._limits.worker_wait_s
@@ -145,42 +161,50 @@ class Core:
 
     async def generate(self, command: GenerateCommand) -> AsyncGenerator[Chunk | Final, None]:
         """Chunks, then one `Final`; or raises a `BatonError`. Closing it cancels the request."""
-        async with self._opened(command, Mailbox(self._turnstile)) as request:
-            while (chunk := await request.mailbox.take()) is not None:
+        mailbox = Mailbox(self._turnstile)
+        request = await self._open(command, mailbox)
+        try:
+            while (chunk := await mailbox.take()) is not None:
                 yield chunk
             final = request.final()
             request.is_told = True
             yield final
+        finally:
+            self._discharge(command, request)
 
     async def attend(self, command: GenerateCommand, tray: Tray) -> Final:
         """As `generate`, for a caller that takes the chunks out of the tray itself."""
-        async with self._opened(command, tray) as request:
+        request = await self._open(command, tray)
+        try:
             await tray.closed()
             request.is_told = True
             return request.final()
+        finally:
+            self._discharge(command, request)
 
-    @asynccontextmanager
-    async def _opened(self, command: GenerateCommand, mailbox: Mailbox) -> AsyncIterator[Request]:
-        """A request from its admission to its end."""
-        claim = self._admit(command)
+    async def _open(self, command: GenerateCommand, mailbox: Mailbox) -> Request:
+        """Admits a request and sends it to workers. `_discharge` is to follow, whatever happens.
+
+        Where this raises, it has followed.
+        """
+        self._admit(command)
         request: Request | None = None
         try:
             info, text = await self.text(command.model)
             request = Request(command, text, info.context_len, self, mailbox)
             self._requests.add(request)
-            claim.hold(request)
+            self._claims.hold(request)
             await self._admission.enter(request)
             await self._placer.place(request, request.samples)
-            yield request
-        except BatonError as error:
-            if request is None:
-                metrics.requests.labels(error.status.reason).inc()
-            else:
-                request.fail(error)
+            return request
+        except BaseException as error:
+            if isinstance(error, BatonError):
+                if request is None:
+                    metrics.requests.labels(error.status.reason).inc()
+                else:
+                    request.fail(error)
+            self._discharge(command, request)
             raise
-        finally:
-            claim.release()
-            self._discharge(request)
 
     async def drained(self) -> None:
         """Returns when no request is in flight."""
@@ -188,10 +212,13 @@ class Core:
 
     async def close(self) -> None:
         """Ends every request with an error; the process is on its way out."""
+        self._record_after_s = 0.0
         for request in list(self._requests):
             request.fail(NoWorker("this gateway is shutting down", retry_after_s=0.0))
         for move in list(self._moves):
             move.cancel()
+        while self._ended:
+            self._record()
         self._threads.shutdown(wait=False)
         self._models.close()
 
@@ -219,24 +246,23 @@ class Core:
         metrics.fallbacks.labels(prefill_worker_id).inc()
         self._placer.note_failure(prefill_worker_id)
 
-    def _admit(self, command: GenerateCommand) -> Claim:
+    def _admit(self, command: GenerateCommand) -> None:
         """Counts the request in. One that it takes over from makes room for it."""
         try:
             if self._is_draining():
                 raise NoWorker(
                     "this gateway is draining; ask another one", retry_after_s=RETRY_AFTER_SECONDS
                 )
-            is_new = not self._claims.is_taken(command)
-            if is_new and not self._has_room and not self._admission.make_room(command):
-                raise self._overloaded()
-            claim = self._claims.take(command)
+            if not self._has_room:
+                is_new = not self._claims.is_held(command.tenant, command.retry_key)
+                if is_new and not self._admission.make_room(command):
+                    raise self._overloaded()
+            self._claims.take(command)
         except BatonError as error:
             metrics.requests.labels(error.status.reason).inc()
             raise
         self._num_admitted += 1
         self._is_empty.clear()
-        metrics.in_flight.inc()
-        return claim
 
     @property
     def _has_room(self) -> bool:
@@ -250,26 +276,35 @@ class Core:
             retry_after_s=RETRY_AFTER_SECONDS,
         )
 
-    def _discharge(self, request: Request | None) -> None:
+    def _discharge(self, command: GenerateCommand, request: Request | None) -> None:
+        self._claims.release(command)
         self._num_admitted -= 1
         if request is None:
             self._count_out()
             return
         request.abandon()
         self._requests.discard(request)
-        # Two turns of the loop later: its client need not wait for what others want to know.
-        loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, self._report, request)
+        self._ended.append(request)
+        if len(self._ended) == 1:
+            asyncio.get_running_loop().call_later(self._record_after_s, self._record)
 
-    def _report(self, request: Request) -> None:
-        self._placer.decisions.ended(request, report.ended(request))
-        self._count_out()
-        if not self._num_admitted:
-            self._placer.look_ahead(request.command.model)
+    def _record(self) -> None:
+        """Of one request at a time: the loop looks at what has come in before the next."""
+        if not self._ended:  # `close` was sooner
+            return
+        request = self._ended[0]
+        try:
+            self._placer.decisions.ended(request, report.ended(request))
+            if not self._num_admitted:
+                self._placer.look_ahead(request.command.model)
+        finally:
+            self._ended.popleft()
+            self._count_out()
+            if self._ended:
+                asyncio.get_running_loop().call_soon(self._record)
 
     def _count_out(self) -> None:
-        metrics.in_flight.dec()
-        if not self._num_admitted:
+        if not self._num_admitted and not self._ended:
             self._is_empty.set()
 
     def _may_move(self, request: Request, sample: Sample, error: BatonError) -> bool:

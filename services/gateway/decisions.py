@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from baton.policy.decision import Decision
 from services.gateway import metrics
-from services.gateway.attainment import Attainment
 
 if TYPE_CHECKING:
     from baton.request import SequenceTimings
@@ -104,7 +103,7 @@ class DecisionLog:
             length = request.num_output_tokens / len(request.samples)
             known = self._output_tokens
             self._output_tokens = known + MEAN_SHARE * (length - known) if known else length
-        itl_s = Attainment.of(request).mean_itl_s
+        itl_s = request.attainment.mean_itl_s
         story.outcome = Outcome(
             result=result,
             first_token_ms=first_token_ms,

@@ -102,11 +102,11 @@ class Ticket:
         if not self._has_started and self.demand.num_tokens != num_uncached:
             self._hall.correct(self, num_uncached)
 
-    def started(self) -> None:
-        """Its first token has come."""
+    def started(self, at: float) -> None:
+        """Its first token came then, on the halls' clock."""
         if not self._has_started:
             self._has_started = True
-            self._hall.on_start(self, self._hall.clock() - self._sent_at, self._ahead)
+            self._hall.on_start(self, at - self._sent_at, self._ahead)
 
     def leave(self, num_outputs: int = 0) -> None:
         """Its request has ended, in whatever state. Idempotent."""

@@ -25,25 +25,33 @@ class Turnstile:
     def __init__(self, readers_per_turn: int = READERS_PER_TURN) -> None:
         self._readers_per_turn = readers_per_turn
         self._due: deque[asyncio.Future[None]] = deque()
+        self._num_woken = 0
+        """Since the last turn."""
         self._is_turning = False
 
     def admit(self, reader: asyncio.Future[None]) -> None:
-        """Puts a reader in line."""
-        self._due.append(reader)
+        """Wakes a reader, or puts it in line."""
+        if self._due or self._num_woken >= self._readers_per_turn:
+            self._due.append(reader)
+        else:
+            self._wake(reader)
         if not self._is_turning:
             self._is_turning = True
             reader.get_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
-        due = self._due
+        due, self._num_woken = self._due, 0
         for _ in range(min(self._readers_per_turn, len(due))):
-            reader = due.popleft()
-            if not reader.done():
-                reader.set_result(None)
+            self._wake(due.popleft())
         if due:
             due[0].get_loop().call_soon(self._turn)
         else:
             self._is_turning = False
+
+    def _wake(self, reader: asyncio.Future[None]) -> None:
+        self._num_woken += 1
+        if not reader.done():
+            reader.set_result(None)
 
 
 class Mailbox:

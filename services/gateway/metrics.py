@@ -14,7 +14,7 @@ requests = counter(
     "gateway_requests", "Requests that ended: `ok` or the reason of their error.", ("outcome",)
 )
 in_flight = gauge("gateway_requests_in_flight", "Requests admitted and not ended.")
-first_token = histogram(
+first_token = HotHistogram(
     "gateway_ttft_seconds", "From a request's arrival to its first token on the way to the client."
 )
 inter_token = HotHistogram(
@@ -25,7 +25,7 @@ slo_requests = counter(
     "Requests with a target that could be judged: `ttft` or `itl`, met or not.",
     ("target", "met"),
 )
-whole_request = histogram(
+whole_request = HotHistogram(
     "gateway_e2e_seconds", "From a request's arrival to its end.", buckets=_WHOLE_REQUESTS
 )
 prompt_tokens = counter("gateway_prompt_tokens", "Tokens of the prompts of requests that ended.")
@@ -60,7 +60,7 @@ decision_seconds = HotHistogram(
     "Choosing workers for a request: look-up of its blocks and weighing.",
     buckets=(0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01),
 )
-prediction_error = histogram(
+prediction_error = HotHistogram(
     "gateway_ttft_prediction_error_seconds",
     "By how much a first token came sooner or later than routing had predicted.",
 )

@@ -60,8 +60,9 @@ class _Stay:
 
     def release(self) -> None:
         """See `Stay`."""
-        self.computed()
         self.board.release(self.decode)
+        if self.prefill is not None:
+            self.board.release(self.prefill)
 
 
 class Placer:
@@ -91,7 +92,9 @@ class Placer:
         Returns without submitting if the request ends meanwhile.
         """
         started = time.monotonic()
-        token_ids = request.command.token_ids.followed_by(samples[0].token_ids)
+        token_ids = request.command.token_ids
+        if samples[0].token_ids:
+            token_ids = token_ids.followed_by(samples[0].token_ids)
         cargo = _Cargo(request, samples, token_ids, avoid)
         with request.trace.route() as span:
             await self._place(cargo, started + self._worker_wait_s, span)
@@ -103,6 +106,7 @@ class Placer:
 
     def look_ahead(self, model: str) -> None:
         """Takes in what has changed by now, in a quiet moment: the next request finds it done."""
+        self._board.expire()
         self.tables.table(model, self._fleet.unreachable())
 
     async def _place(self, cargo: _Cargo, until: float, span: Span) -> None:
@@ -112,11 +116,11 @@ class Placer:
         reason = ""
         while not request.is_over:
             live = self._fleet.decode_workers(model)
-            newest = next((w.record.layout for w in live.values() if w.record.layout), None)
-            if newest is not None and newest != layout:
+            newest = _layout_of(live)
+            if newest is not None and (layout is None or newest != layout):
                 layout = newest
                 keys = self._chain(layout, cargo)
-                if self._is_dear(keys, cargo):
+                if len(cargo.token_ids) > LONG_PROMPT_TOKENS and self._is_begun(keys):
                     await asyncio.to_thread(keys.__getitem__, -1)
                     continue  # others may have come or gone meanwhile
             decision = self._decide(cargo, keys, live)
@@ -139,10 +143,9 @@ class Placer:
         root = root_key(layout.namespace, cargo.request.command.cache_salt)
         return KeyChain(root, cargo.token_ids, layout.block_size)
 
-    def _is_dear(self, keys: Sequence[BlockKey], cargo: _Cargo) -> bool:
-        """Whether making all keys takes long. What nobody has is hardly hashed at all."""
-        is_long = len(cargo.token_ids) > LONG_PROMPT_TOKENS
-        return is_long and self._fleet.directory.index.walk(keys[:1]).has_begun
+    def _is_begun(self, keys: Sequence[BlockKey]) -> bool:
+        """Whether anybody has the first block. What nobody has is hardly hashed at all."""
+        return self._fleet.directory.index.walk(keys[:1]).has_begun
 
     def _decide(
         self, cargo: _Cargo, keys: Sequence[BlockKey], live: Mapping[str, DecodeWorker]
@@ -181,7 +184,7 @@ class Placer:
 
     def _submit(self, cargo: _Cargo, worker: DecodeWorker, decision: Decision) -> None:
         request = cargo.request
-        prefill = self._prefill(decision)
+        prefill = self._prefill(decision) if decision.prefill_worker_id else None
         first = cargo.samples[0].index
         submission = Submission(
             command=request.command,
@@ -204,8 +207,7 @@ class Placer:
             request.ticket.placed(decision.num_uncached_tokens)
 
     def _prefill(self, decision: Decision) -> WorkerRecord | None:
-        worker_id = decision.prefill_worker_id
-        return self._fleet.directory.workers.get(worker_id) if worker_id else None
+        return self._fleet.directory.workers.get(decision.prefill_worker_id)
 
     def _book(self, cargo: _Cargo, decision: Decision, prefill: WorkerRecord | None) -> _Stay:
         """Promises the load."""
@@ -231,3 +233,11 @@ class Placer:
                 f"{self._worker_wait_s:g} s" + (f": {reason}" if reason else ""),
                 retry_after_s=1.0,
             )
+
+
+def _layout_of(live: Mapping[str, DecodeWorker]) -> KvLayout | None:
+    """How the first worker that says so lays out its blocks."""
+    for worker in live.values():
+        if worker.record.layout is not None:
+            return worker.record.layout
+    return None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+from prometheus_client import Counter
 
 from baton.errors import BatonError, Cancelled
 from baton.rpc import logs
 from services.gateway import metrics
-from services.gateway.attainment import Attainment
 from services.gateway.requests import Request
 from services.gateway.samples import Sample
+from services.gateway.types import NO_HINTS, SloHints
 
 log = logs.get_logger(__name__)
 
@@ -37,7 +41,7 @@ def ended(request: Request) -> str:
         error = Cancelled("the client left")
         metrics.cancellations.inc()
     outcome = "ok" if error is None else error.status.reason
-    metrics.requests.labels(outcome).inc()
+    _requests(outcome).inc()
     total_s = time.monotonic() - request.arrived_at
     metrics.whole_request.observe(total_s)
     metrics.prompt_tokens.inc(len(request.command.token_ids))
@@ -47,22 +51,23 @@ def ended(request: Request) -> str:
         metrics.first_token.observe(request.first_write_at - request.arrived_at)
     if error is None:
         metrics.cached_tokens.inc(request.num_cached_tokens)
-    attainment = _judge(request)
-    request.trace.judged(attainment.targets())
+    targets = request.attainment.targets()
+    for target, met in targets.items():
+        metrics.slo_requests.labels(target, "yes" if met else "no").inc()
+    request.trace.judged(targets)
     request.trace.end(request.num_output_tokens, error)
-    _log_end(request, total_s, error, attainment)
+    _log_end(request, total_s, error, targets)
     return outcome
 
 
-def _judge(request: Request) -> Attainment:
-    attainment = Attainment.of(request)
-    for target, met in attainment.targets().items():
-        metrics.slo_requests.labels(target, "yes" if met else "no").inc()
-    return attainment
+@cache
+def _requests(outcome: str) -> Counter:
+    """A label's look-up costs more than its count."""
+    return metrics.requests.labels(outcome)
 
 
 def _log_end(
-    request: Request, total_s: float, error: BatonError | None, attainment: Attainment
+    request: Request, total_s: float, error: BatonError | None, targets: Mapping[str, bool]
 ) -> None:
     samples = request.samples
     ttft_s = request.first_write_at - request.arrived_at if request.first_write_at else None
@@ -78,24 +83,25 @@ def _log_end(
         cached_tokens=request.num_cached_tokens,
         ttft_ms=None if ttft_s is None else round(ttft_s * 1000, 1),
         total_ms=round(total_s * 1000, 1),
-        decode_workers=_once(sample.worker_id for sample in samples),
-        prefill_workers=_once(sample.timings.prefill_worker_id for sample in samples),
-        prefill_modes=_once(sample.timings.prefill_mode.name for sample in samples),
+        decode_workers=_once([sample.worker_id for sample in samples]),
+        prefill_workers=_once([sample.timings.prefill_worker_id for sample in samples]),
+        prefill_modes=_once([sample.timings.prefill_mode.name for sample in samples]),
         finish_reasons=_once(reasons),
-        num_migrations=sum(sample.num_migrations for sample in samples),
-        **_hints(request, attainment),
+        num_migrations=sum([sample.num_migrations for sample in samples]),
+        **_hints(request.command.slo, targets),
     )
 
 
-def _hints(request: Request, attainment: Attainment) -> dict[str, object]:
+def _hints(slo: SloHints, targets: Mapping[str, bool]) -> dict[str, object]:
     """What the client had hoped for, and how it went; empty when it said nothing."""
-    slo = request.command.slo
+    if slo is NO_HINTS:
+        return {}
     hints: dict[str, object] = {
         "target_ttft_ms": slo.target_ttft_ms,
         "target_itl_ms": slo.target_itl_ms,
         "expected_output_tokens": slo.expected_output_count,
     }
-    met = {f"{target}_met": met for target, met in attainment.targets().items()}
+    met = {f"{target}_met": met for target, met in targets.items()}
     return {name: value for name, value in hints.items() if value} | met
 
 
@@ -109,6 +115,5 @@ def _names(request: Request) -> dict[str, str]:
     return {key: value for key, value in names.items() if value}
 
 
-def _once(names: object) -> str:
-    assert hasattr(names, "__iter__")
-    return ",".join(dict.fromkeys(name for name in names if name))
+def _once(names: Iterable[str]) -> str:
+    return ",".join(dict.fromkeys(filter(None, names)))

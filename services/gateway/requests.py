@@ -16,6 +16,7 @@ from services.gateway.attainment import Attainment
 from services.gateway.attempts import Attempt
 from services.gateway.frames import Delta, End, Submission
 from services.gateway.halls import Ticket
+from services.gateway.later import later
 from services.gateway.mailbox import Mailbox
 from services.gateway.samples import Sample
 from services.gateway.traces import RequestTrace
@@ -68,6 +69,7 @@ class Request:
         self._keeper = keeper
         self._attempts: set[Attempt] = set()
         self._is_over = False
+        self._attainment: Attainment | None = None
         loop = asyncio.get_running_loop()
         self._alarm = loop.call_later(max(self.deadline - now, 0.0), self.expire)
         self._linger: asyncio.TimerHandle | None = None
@@ -85,12 +87,19 @@ class Request:
     @property
     def num_output_tokens(self) -> int:
         """Tokens of all samples."""
-        return sum(len(sample.token_ids) for sample in self.samples)
+        return sum([len(sample.token_ids) for sample in self.samples])
 
     @property
     def num_cached_tokens(self) -> int:
         """Prompt tokens that were not computed for this request."""
         return min(map(self._num_cached, self.samples))
+
+    @property
+    def attainment(self) -> Attainment:
+        """What was measured of it, once it is over."""
+        if self._attainment is None:
+            self._attainment = Attainment.of(self)
+        return self._attainment
 
     def begin(self, attempt: Attempt, submission: Submission) -> None:
         """Sends samples to a worker. Raises `WorkerLost` if its link is down."""
@@ -99,6 +108,12 @@ class Request:
         for index in attempt.open:
             self.samples[index].worker_id = attempt.worker_id
         self.trace.submitted(attempt.worker_id)
+        later(self._get_ready)
+
+    def _get_ready(self) -> None:
+        """For what the worker will send, while it computes."""
+        for sample in self.samples:
+            sample.get_ready()
 
     def on_delta(self, attempt: Attempt, delta: Delta) -> None:
         """A worker's news of one sample."""
@@ -124,10 +139,9 @@ class Request:
             self.tell(sample, chunk)
         if trouble is not None and not sample.is_finished:
             self._keeper.on_trouble(self, sample, trouble)
+            self._wait_a_little()
         else:
-            self._keep_timings(sample, delta.end)
-            self.close(sample)
-        self._wait_a_little()
+            later(self._conclude, sample, delta.end)
 
     def on_lost(self, attempt: Attempt, indices: Iterable[int], error: BatonError) -> None:
         """A worker is gone; some samples were its to finish."""
@@ -148,7 +162,7 @@ class Request:
             self.trace.answered()
             sample.first_token_at = now
             if self.ticket is not None:
-                self.ticket.started()
+                later(self.ticket.started, now)
         elif chunk.token_ids:
             metrics.inter_token.observe((now - sample.last_token_at) / len(chunk.token_ids))
         sample.last_token_at = now
@@ -157,7 +171,7 @@ class Request:
     def close(self, sample: Sample) -> None:
         """The sample needs no worker any more; with the last one the request ends well."""
         sample.is_closed = True
-        if all(other.is_closed for other in self.samples):
+        if len(self.samples) == 1 or all(other.is_closed for other in self.samples):
             self._end(None)
 
     def fail(self, error: BatonError) -> None:
@@ -181,7 +195,7 @@ class Request:
         """The last message of a request that ended well."""
         now = time.monotonic()
         first_write_at = self.first_write_at or now
-        attainment = Attainment.of(self)
+        attainment = self.attainment
         return Final(
             request_id=self.command.request_id,
             model=self.command.model,
@@ -212,11 +226,14 @@ class Request:
             return self._deadline_exceeded()
         return WorkerLost("a decode worker cancelled a sample that nobody had cancelled")
 
-    def _keep_timings(self, sample: Sample, end: End) -> None:
+    def _conclude(self, sample: Sample, end: End) -> None:
+        """The client has been told all of a sample; now its worker's part is over, too."""
         sample.timings = end.timings
         if end.timings.prefill_mode is PrefillMode.FALLBACK:
             self.trace.event("prefill fell back")
             self._keeper.on_fallback(end.timings.prefill_worker_id)
+        self.close(sample)
+        self._wait_a_little()
 
     def _num_cached(self, sample: Sample) -> int:
         timings = sample.timings

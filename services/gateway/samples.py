@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from baton.request import FinishReason, SamplingParams, SequenceTimings
 from baton.text import Detokenizer, ModelText, StopStrings
@@ -27,27 +28,37 @@ class _Voice:
         sampling = command.sampling
         self._wants_text = command.want_text
         self._min_tokens = sampling.min_tokens
-        self._stops = StopStrings(sampling.stop_strings)
+        self.stop_ids = frozenset(sampling.stop_token_ids)
+        """Tokens that end the sample and have no text."""
+        # A guide that is complete is ended by them even where they are to be ignored.
+        if not sampling.ignore_eos or sampling.guide is not None:
+            self.stop_ids |= frozenset(text.eos_token_ids)
+        self._stops = StopStrings(sampling.stop_strings) if sampling.stop_strings else None
         self._num_tokens = 0
-        is_needed = command.want_text or not self._stops.is_empty
+        is_needed = command.want_text or self._stops is not None
         self._detokenizer = text.detokenizer() if is_needed else None
-        self.is_plain = self._stops.is_empty
+        self.is_plain = self._stops is None
         """Whether all that tokens say may go out as it comes."""
-        self.push = self._detokenizer.push if self._detokenizer is not None else _silence
+        detokenizer = self._detokenizer or _SILENCE
+        self.push = detokenizer.push
         """The text that new tokens complete, for a plain voice."""
+        self.flush = detokenizer.flush
+        """The text kept back until the end, for a plain voice."""
 
     def say(self, token_ids: list[int]) -> _Spoken:
         """The text that new tokens complete."""
         if self._detokenizer is None:
             return _Spoken("", len(token_ids))
-        if self._stops.is_empty:
+        if self._stops is None:
             return _Spoken(self._detokenizer.push(token_ids), len(token_ids))
-        return self._say_one_by_one(self._detokenizer, token_ids)
+        return self._say_one_by_one(self._detokenizer, self._stops, token_ids)
 
     def end(self) -> _Spoken:
         """The text kept back until now."""
         if self._detokenizer is None:
             return _Spoken("", 0)
+        if self._stops is None:
+            return _Spoken(self._detokenizer.flush(), 0)
         text, stop = self._stops.push(self._detokenizer.flush(), self._may_stop)
         if stop is None:
             text += self._stops.flush()
@@ -57,12 +68,14 @@ class _Voice:
     def _may_stop(self) -> bool:
         return self._num_tokens >= self._min_tokens
 
-    def _say_one_by_one(self, detokenizer: Detokenizer, token_ids: list[int]) -> _Spoken:
+    def _say_one_by_one(
+        self, detokenizer: Detokenizer, stops: StopStrings, token_ids: list[int]
+    ) -> _Spoken:
         # So that how many tokens count does not depend on how frames were cut.
         parts: list[str] = []
         for position, token_id in enumerate(token_ids, start=1):
             self._num_tokens += 1
-            part, stop = self._stops.push(detokenizer.push((token_id,)), self._may_stop)
+            part, stop = stops.push(detokenizer.push((token_id,)), self._may_stop)
             parts.append(part)
             if stop is not None:
                 return _Spoken(self._heard("".join(parts)), position, stop)
@@ -72,8 +85,17 @@ class _Voice:
         return text if self._wants_text else ""
 
 
-def _silence(_: Iterable[int]) -> str:
-    return ""
+class _Silence:
+    """A detokenizer for clients that want no text."""
+
+    def push(self, _: Iterable[int]) -> str:
+        return ""
+
+    def flush(self) -> str:
+        return ""
+
+
+_SILENCE = _Silence()
 
 
 class Sample:
@@ -96,12 +118,9 @@ class Sample:
         self.last_token_at = 0.0
         self._sampling: SamplingParams = command.sampling
         self._prompt_len = len(command.token_ids)
-        self._voice = _Voice(text, command)
-        self._stop_ids = frozenset(command.sampling.stop_token_ids)
         self._is_guided = command.sampling.guide is not None
-        # A guide that is complete is ended by them even where they are to be ignored.
-        if not command.sampling.ignore_eos or self._is_guided:
-            self._stop_ids |= frozenset(text.eos_token_ids)
+        self._new_voice = partial(_Voice, text, command)
+        self._made_voice: _Voice | None = None
         self._unsaid: list[int] = []
         """A token that may be the stop token: counted, but silent until the next one comes."""
 
@@ -110,16 +129,33 @@ class Sample:
         """Whether the client has, or is about to get, this sample's last chunk."""
         return self.finish_reason is not None
 
+    def get_ready(self) -> None:
+        """Makes what turns tokens into text; else the first token waits for it."""
+        if self._made_voice is None:
+            self._made_voice = self._new_voice()
+
+    @property
+    def _voice(self) -> _Voice:
+        self.get_ready()
+        assert self._made_voice is not None
+        return self._made_voice
+
     def take(self, delta: Delta) -> Chunk | None:
         """Adds a worker's news; returns what the client is to be told. Late tokens are dropped."""
         if self.finish_reason is not None:
             return None
-        new_ids = delta.token_ids
-        # The road of nearly every token: nothing to hold back, nothing that ends.
-        is_plain = self._voice.is_plain and delta.end is None and not self._unsaid and new_ids
-        if is_plain and new_ids[-1] not in self._stop_ids:
-            self.token_ids += new_ids
-            return Chunk(self.index, self._voice.push(new_ids), new_ids, delta.logprobs)
+        new_ids, end, voice = delta.token_ids, delta.end, self._made_voice or self._voice
+        if voice.is_plain and new_ids and not self._unsaid:
+            # The road of nearly every token: nothing to hold back, nothing that ends.
+            if end is None and new_ids[-1] not in voice.stop_ids:
+                self.token_ids += new_ids
+                return Chunk(self.index, voice.push(new_ids), new_ids, delta.logprobs)
+            # What has reached its length ends in text, whatever its last token.
+            if end is not None and end.reason is FinishReason.LENGTH:
+                self.token_ids += new_ids
+                self.finish_reason = end.reason
+                text = voice.push(new_ids) + voice.flush()
+                return Chunk(self.index, text, new_ids, delta.logprobs, end.reason)
         return self._take_carefully(delta)
 
     def _take_carefully(self, delta: Delta) -> Chunk | None:
@@ -168,7 +204,7 @@ class Sample:
         # A guide may end a sample behind any token, which is then part of the text.
         may_be_text = reason is None or (reason is FinishReason.STOP and self._is_guided)
         is_last_silent = bool(words) and (
-            words[-1] in self._stop_ids if may_be_text else reason is FinishReason.STOP
+            words[-1] in self._voice.stop_ids if may_be_text else reason is FinishReason.STOP
         )
         self._unsaid = [words.pop()] if is_last_silent else []
         return words

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from baton.errors import InvalidRequest
+from services.gateway.types import MAX_PRIORITY
 
 
 class TenantEntry(BaseModel):
@@ -20,7 +21,7 @@ class TenantEntry(BaseModel):
 
     weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Share of what is there when there isn't enough, relative to the others'."""
-    max_priority: Annotated[int, Field(ge=-100, le=100)] = 100
+    max_priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = MAX_PRIORITY
     """A higher priority is lowered to this."""
     target_ttft_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 0
     """For requests that name none; 0: the gateway's."""
@@ -48,6 +49,11 @@ class Tenants:
             for name, entry in self._file.tenants.items()
             for digest in entry.key_sha256
         }
+        entries = (self._file.default, *self._file.tenants.values())
+        self.takes_all_at_their_word = not self._by_key and all(
+            entry.max_priority >= MAX_PRIORITY for entry in entries
+        )
+        """Whether every request has the tenant and the priority that it says."""
 
     @classmethod
     def read(cls, path: Path | None, weights: Mapping[str, float]) -> Tenants:

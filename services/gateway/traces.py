@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 
 from baton.errors import BatonError
-from baton.rpc.telemetry import Span, start_span
+from baton.rpc.telemetry import NOTHING, Span, start_span
 from services.gateway.types import GenerateCommand
 
 
@@ -20,6 +20,7 @@ class RequestTrace:
         )
         if self._root.is_recording:
             self._describe(command)
+        self._is_on = bool(self._root.traceparent)
         self._wait: Span | None = None
         self._has_answer = False
         if command.tokenize_us:
@@ -38,11 +39,11 @@ class RequestTrace:
 
     def route(self) -> Span:
         """A span for choosing workers; its attributes say what was chosen and why."""
-        return start_span("gateway.route", self.traceparent)
+        return start_span("gateway.route", self.traceparent) if self._is_on else NOTHING
 
     def submitted(self, worker_id: str) -> None:
         """The wait for a first token begins."""
-        if not self._has_answer:
+        if self._is_on and not self._has_answer:
             if self._wait is not None:  # in vain: another worker is asked
                 self._wait.end()
             self._wait = start_span("gateway.first_token", self.traceparent)

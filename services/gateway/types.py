@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from services.gateway.mailbox import Tray
 
 
+MAX_PRIORITY = 100
+"""Of a request, either way."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model that live workers serve."""

@@ -15,7 +15,14 @@ from baton.request import Guide, SamplingParams
 from baton.text import ModelText
 from baton.tokens import TokenIds
 from services.gateway import identity
-from services.gateway.types import NO_HINTS, Gateway, GenerateCommand, SloHints, Visitor
+from services.gateway.types import (
+    MAX_PRIORITY,
+    NO_HINTS,
+    Gateway,
+    GenerateCommand,
+    SloHints,
+    Visitor,
+)
 
 MAX_SAMPLES = 128
 MAX_STOP_STRINGS = 16
@@ -26,7 +33,6 @@ MAX_LOGIT_BIAS = 1024
 MAX_REQUEST_ID_LEN = 128
 MAX_CACHE_SALT_LEN = 256
 MAX_TENANT_LEN = 128
-MAX_PRIORITY = 100
 MAX_TARGET_TTFT_MS = 3_600_000
 MAX_TARGET_ITL_MS = 60_000
 MAX_EXPECTED_OUTPUT = 1_000_000
@@ -35,6 +41,7 @@ QUICK_MESSAGES = 256
 """More are rendered in a thread."""
 
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
+NO_BIAS: Mapping[int, float] = MappingProxyType({})
 
 
 # Not frozen: every request makes two or three, and thirty frozen fields take 6 microseconds to set.
@@ -114,7 +121,8 @@ class _Refusal:
 
     def unless_printable(self, name: str, text: str, limit: int) -> None:
         """For what travels in headers and log lines."""
-        self.if_longer(name, len(text), limit, "characters")
+        if len(text) > limit:
+            self.if_longer(name, len(text), limit, "characters")
         if not (text.isascii() and text.isprintable()) or " " in text:
             raise self.of(name, f"is {text!r}; only printable ASCII without spaces is allowed")
 
@@ -135,6 +143,7 @@ async def resolve(
 ) -> GenerateCommand:
     """Checks, tokenises and fills in what the client left open.
 
+    Most clients leave most of it open: what is empty or None is passed by without a call.
     Raises `InvalidRequest` that names field, value and limit, `UnknownModel` or `NoWorker`. `names`
     maps field names to those that the client knows.
     """
@@ -192,7 +201,7 @@ def check_token_ids(
 
 def check_request_id(request_id: str) -> None:
     """Raises `InvalidRequest` for an id that cannot travel in headers and log lines."""
-    _check_request_id(request_id, _Refusal(NO_NAMES))
+    _Refusal(NO_NAMES).unless_printable("request_id", request_id, MAX_REQUEST_ID_LEN)
 
 
 def _check_envelope(fields: GenerateFields, refusal: _Refusal) -> None:
@@ -200,14 +209,19 @@ def _check_envelope(fields: GenerateFields, refusal: _Refusal) -> None:
     if forms.count(None) != 2:
         num_forms = 3 - forms.count(None)
         raise refusal.of("prompt", f"must come in exactly one form, and came in {num_forms}")
-    refusal.unless_within("sample_count", fields.sample_count, 0, MAX_SAMPLES)
-    refusal.unless_within("priority", fields.priority, -MAX_PRIORITY, MAX_PRIORITY)
-    _check_request_id(fields.request_id, refusal)
-    refusal.unless_printable("retry_key", fields.retry_key, MAX_REQUEST_ID_LEN)
-    refusal.unless_printable("tenant", fields.tenant, MAX_TENANT_LEN)
+    if fields.sample_count:
+        refusal.unless_within("sample_count", fields.sample_count, 0, MAX_SAMPLES)
+    if fields.priority:
+        refusal.unless_within("priority", fields.priority, -MAX_PRIORITY, MAX_PRIORITY)
+    refusal.unless_printable("request_id", fields.request_id, MAX_REQUEST_ID_LEN)
+    if fields.retry_key:
+        refusal.unless_printable("retry_key", fields.retry_key, MAX_REQUEST_ID_LEN)
+    if fields.tenant:
+        refusal.unless_printable("tenant", fields.tenant, MAX_TENANT_LEN)
     if fields.slo is not NO_HINTS:
         _check_hints(fields.slo, refusal)
-    refusal.if_longer("cache_salt", len(fields.cache_salt), MAX_CACHE_SALT_LEN, "characters")
+    if fields.cache_salt:
+        refusal.if_longer("cache_salt", len(fields.cache_salt), MAX_CACHE_SALT_LEN, "characters")
     if not fields.timeout_s >= 0:
         raise refusal.of("timeout_s", f"is {fields.timeout_s}; it must not be negative")
 
@@ -219,42 +233,49 @@ def _check_hints(slo: SloHints, refusal: _Refusal) -> None:
     refusal.unless_within("slo.expected_output_count", expected, 0, MAX_EXPECTED_OUTPUT)
 
 
-def _check_request_id(request_id: str, refusal: _Refusal) -> None:
-    refusal.unless_printable("request_id", request_id, MAX_REQUEST_ID_LEN)
-
-
-_RANGES = (
-    ("temperature", 0, 2),
-    ("top_k", 0, 2**31 - 1),
-    ("min_p", 0, 1),
-    ("presence_penalty", -2, 2),
-    ("frequency_penalty", -2, 2),
-    ("logprobs_count", 0, MAX_LOGPROBS),
-)
-
-
 def _check_sampling(fields: GenerateFields, refusal: _Refusal) -> None:
-    for name, low, high in _RANGES:
-        value = getattr(fields, name)
-        if value is not None:
-            refusal.unless_within(name, value, low, high)
-    refusal.unless_above_zero("top_p", fields.top_p, 1)
-    refusal.unless_above_zero("repetition_penalty", fields.repetition_penalty, 2)
+    if fields.temperature is not None:
+        refusal.unless_within("temperature", fields.temperature, 0, 2)
+    if fields.top_k is not None:
+        refusal.unless_within("top_k", fields.top_k, 0, 2**31 - 1)
+    if fields.min_p is not None:
+        refusal.unless_within("min_p", fields.min_p, 0, 1)
+    if fields.presence_penalty:
+        refusal.unless_within("presence_penalty", fields.presence_penalty, -2, 2)
+    if fields.frequency_penalty:
+        refusal.unless_within("frequency_penalty", fields.frequency_penalty, -2, 2)
+    if fields.logprobs_count is not None:
+        refusal.unless_within("logprobs_count", fields.logprobs_count, 0, MAX_LOGPROBS)
+    if fields.top_p is not None:
+        refusal.unless_above_zero("top_p", fields.top_p, 1)
+    if fields.repetition_penalty is not None:
+        refusal.unless_above_zero("repetition_penalty", fields.repetition_penalty, 2)
     if fields.seed is not None and not 0 <= fields.seed <= MAX_SEED:
         raise refusal.of("seed", f"is {fields.seed}; it must lie from 0 to 2**64 - 1")
-    refusal.if_longer("stop_strings", len(fields.stop_strings), MAX_STOP_STRINGS, "strings")
-    if "" in fields.stop_strings:
+    if fields.stop_strings:
+        _check_stop_strings(fields.stop_strings, refusal)
+    if fields.stop_token_ids:
+        refusal.if_longer("stop_token_ids", len(fields.stop_token_ids), MAX_STOP_TOKENS, "ids")
+    if fields.logit_bias:
+        _check_logit_bias(fields.logit_bias, refusal)
+
+
+def _check_stop_strings(stops: Sequence[str], refusal: _Refusal) -> None:
+    refusal.if_longer("stop_strings", len(stops), MAX_STOP_STRINGS, "strings")
+    if "" in stops:
         raise refusal.of("stop_strings", "holds an empty string, which would end every answer")
-    for stop in fields.stop_strings:
+    for stop in stops:
         if len(stop) > MAX_STOP_STRING_LEN:
             raise refusal.of(
                 "stop_strings",
                 f"holds a string of {len(stop):,} characters; at most {MAX_STOP_STRING_LEN} are "
                 "allowed",
             )
-    refusal.if_longer("stop_token_ids", len(fields.stop_token_ids), MAX_STOP_TOKENS, "ids")
-    refusal.if_longer("logit_bias", len(fields.logit_bias), MAX_LOGIT_BIAS, "entries")
-    for token_id, bias in fields.logit_bias.items():
+
+
+def _check_logit_bias(logit_bias: Mapping[int, float], refusal: _Refusal) -> None:
+    refusal.if_longer("logit_bias", len(logit_bias), MAX_LOGIT_BIAS, "entries")
+    for token_id, bias in logit_bias.items():
         if not -100 <= bias <= 100:
             raise refusal.of(
                 "logit_bias", f"gives token {token_id} {bias}; it must lie from -100 to 100"
@@ -321,8 +342,10 @@ def _check_tokens(
     if not is_sure and token_ids.highest >= vocab_size:
         name = "token_ids" if fields.token_ids is not None else "text"
         refusal.unless_tokens(name, token_ids, vocab_size)
-    refusal.unless_tokens("stop_token_ids", fields.stop_token_ids, vocab_size)
-    refusal.unless_tokens("logit_bias", fields.logit_bias, vocab_size)
+    if fields.stop_token_ids:
+        refusal.unless_tokens("stop_token_ids", fields.stop_token_ids, vocab_size)
+    if fields.logit_bias:
+        refusal.unless_tokens("logit_bias", fields.logit_bias, vocab_size)
 
 
 def _max_tokens(
@@ -355,23 +378,24 @@ def _max_tokens(
 def _sampling(
     fields: GenerateFields, text: ModelText, max_tokens: int, tenant: str
 ) -> SamplingParams:
-    defaults = text.generation_defaults
+    usual = text.generation_defaults
+    temperature, penalty = fields.temperature, fields.repetition_penalty
     return SamplingParams(
-        temperature=_given(fields.temperature, defaults.temperature),
-        top_p=_given(fields.top_p, defaults.top_p),
-        top_k=int(_given(fields.top_k, defaults.top_k)),
-        min_p=_given(fields.min_p, 0.0),
-        repetition_penalty=_given(fields.repetition_penalty, defaults.repetition_penalty),
+        temperature=usual.temperature if temperature is None else temperature,
+        top_p=usual.top_p if fields.top_p is None else fields.top_p,
+        top_k=usual.top_k if fields.top_k is None else fields.top_k,
+        min_p=fields.min_p or 0.0,
+        repetition_penalty=usual.repetition_penalty if penalty is None else penalty,
         presence_penalty=fields.presence_penalty,
         frequency_penalty=fields.frequency_penalty,
         max_tokens=max_tokens,
         min_tokens=fields.min_tokens,
-        stop_token_ids=tuple(dict.fromkeys(fields.stop_token_ids)),
-        stop_strings=tuple(dict.fromkeys(fields.stop_strings)),
+        stop_token_ids=tuple(dict.fromkeys(fields.stop_token_ids)) if fields.stop_token_ids else (),
+        stop_strings=tuple(dict.fromkeys(fields.stop_strings)) if fields.stop_strings else (),
         ignore_eos=fields.ignore_eos,
         seed=_seed(fields, tenant),
         logprobs_count=fields.logprobs_count,
-        logit_bias=MappingProxyType(dict(fields.logit_bias)),
+        logit_bias=MappingProxyType(dict(fields.logit_bias)) if fields.logit_bias else NO_BIAS,
         guide=fields.guide,
     )
 
@@ -382,7 +406,3 @@ def _seed(fields: GenerateFields, tenant: str) -> int:
     if fields.retry_key:
         return identity.seed(tenant, fields.retry_key)
     return identity.new_seed()
-
-
-def _given(value: float | None, default: float) -> float:
-    return default if value is None else value

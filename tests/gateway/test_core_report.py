@@ -150,6 +150,7 @@ async def test_metrics_count_requests_by_how_they_ended(world):
     await asyncio.wait([task])
     world.is_draining = True
     refused = await world.ask()
+    await world.core.drained()
 
     assert isinstance(refused.error, NoWorker)
     for outcome, count in before.items():

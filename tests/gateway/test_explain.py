@@ -61,6 +61,7 @@ async def test_a_request_is_explained_before_and_behind_its_end(world, stub):
     await submission.send(world.ids("the"))
     await submission.send(end=FinishReason.LENGTH, timings=timings)
     await task
+    await world.core.drained()
     story = await ask(stub)
 
     (decision,) = story.decisions
@@ -132,6 +133,7 @@ async def test_the_command_prints_a_requests_story(world, address, capsys):
     task = world.start()
     await (await worker.submitted()).send(end=FinishReason.LENGTH)
     await task
+    await world.core.drained()
 
     code = await asyncio.to_thread(run_explain, address, "request-1", most=8)
 

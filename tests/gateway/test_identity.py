@@ -128,6 +128,7 @@ async def test_targets_are_judged_in_the_final_and_counted(world):
 
     easy = await world.ask(slo=SloHints(target_ttft_ms=60_000, target_itl_ms=60_000))
     silent = await world.ask()
+    await world.core.drained()
 
     assert (easy.final.ttft_met, easy.final.itl_met) == (True, True)
     assert easy.final.mean_itl_us > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from baton.errors import AlreadyRunning, BatonError, EngineFailed, UnknownModel
 from baton.rpc import metrics
+from baton.text import ModelText
 from services.gateway import identity
 from services.gateway.openai.answer import Answer
 from services.gateway.openai.calls import RETRY_HEADER, Call, Caller, Resolver, slo_of
@@ -120,18 +122,18 @@ class _Door:
     async def chat(self, request: Request) -> Response:
         body = await read_body(request, self._limits.max_body_bytes)
         call = await self._resolver.chat(body, _caller(request))
-        return self._answer(call, ChatShape(call.text))
+        return self._answer(call, ChatShape)
 
     async def completion(self, request: Request) -> Response:
         body = await read_body(request, self._limits.max_body_bytes)
         call = await self._resolver.completion(body, _caller(request))
-        return self._answer(call, CompletionShape(call.text))
+        return self._answer(call, CompletionShape)
 
     async def response(self, request: Request) -> Response:
         content = await read_body(request, self._limits.max_body_bytes)
         body, call = await self._resolver.response(content, _caller(request))
-        writer = ResponseWriter(body, call.commands[0])
-        return Answer(self._gateway, call, writer, writer, self._limits.keepalive_s)
+        new_writer = partial(ResponseWriter, body, call.commands[0])
+        return Answer(self._gateway, call, new_writer, new_writer, self._limits.keepalive_s)
 
     async def tokenize(self, request: Request) -> Response:
         content = await read_body(request, self._limits.max_body_bytes)
@@ -141,11 +143,10 @@ class _Door:
         content = await read_body(request, self._limits.max_body_bytes)
         return json_response(await detokenize(self._gateway, content))
 
-    def _answer(self, call: Call, shape: Shape) -> Answer:
-        first = call.commands[0]
-        events = EventWriter(shape, first.request_id, first.model, call.includes_usage)
-        whole = WholeWriter(shape, first.request_id, first.model)
-        return Answer(self._gateway, call, events, whole, self._limits.keepalive_s)
+    def _answer(self, call: Call, new_shape: Callable[[ModelText], Shape]) -> Answer:
+        new_events = partial(_events, new_shape, call)
+        new_whole = partial(_whole, new_shape, call)
+        return Answer(self._gateway, call, new_events, new_whole, self._limits.keepalive_s)
 
     async def models(self, _: Request) -> Response:
         models = [_model_body(model) for model in self._gateway.models()]
@@ -171,6 +172,16 @@ class _Door:
         return json_response(
             {"status": "ok", "models": models, "registry_staleness_seconds": age_s}
         )
+
+
+def _events(new_shape: Callable[[ModelText], Shape], call: Call) -> EventWriter:
+    first = call.commands[0]
+    return EventWriter(new_shape(call.text), first.request_id, first.model, call.includes_usage)
+
+
+def _whole(new_shape: Callable[[ModelText], Shape], call: Call) -> WholeWriter:
+    first = call.commands[0]
+    return WholeWriter(new_shape(call.text), first.request_id, first.model)
 
 
 async def _described(_: Request) -> Response:

@@ -25,7 +25,13 @@ from services.gateway.openai.response_bodies import ResponsesBody
 from services.gateway.openai.tools import NO_TOOLS, ToolUse, tool_use
 from services.gateway.openai.unsupported import refuse_unsupported
 from services.gateway.types import NO_HINTS, Gateway, GenerateCommand, SloHints
-from services.gateway.validation import MAX_LOGIT_BIAS, MAX_SAMPLES, GenerateFields, resolve
+from services.gateway.validation import (
+    MAX_LOGIT_BIAS,
+    MAX_SAMPLES,
+    NO_BIAS,
+    GenerateFields,
+    resolve,
+)
 
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default for `/v1/completions`; chat answers are as long as the context allows."""
@@ -172,11 +178,14 @@ class Resolver:
         body = await parsed(CompletionBody, content)
         _check(body)
         _check_completion(body)
-        named = guide_of(body.model_extra or {})
+        named = guide_of(body.model_extra) if body.model_extra else None
+        names = _names(named)
         commands = []
         for index, prompt in enumerate(body.prompt):
-            fields = _guided(_completion_fields(body, caller, prompt, index), named)
-            commands.append(await self._resolve(fields, _names(named)))
+            fields = _completion_fields(body, caller, prompt, index)
+            if named is not None:
+                fields.guide = named.guide
+            commands.append(await self._resolve(fields, names))
         _, text = await self.gateway.text(commands[0].model)
         return _call(body, tuple(commands), text, body.prompt if body.echo else ())
 
@@ -225,10 +234,12 @@ def _call(
         text=text,
         is_stream=bool(body.stream),
         includes_usage=bool(body.stream_options and body.stream_options.include_usage),
-        echoes=tuple(
-            prompt if isinstance(prompt, str) else text.decode(prompt) for prompt in echoed
-        ),
+        echoes=tuple(_echo(prompt, text) for prompt in echoed) if echoed else (),
     )
+
+
+def _echo(prompt: Prompt, text: ModelText) -> str:
+    return prompt if isinstance(prompt, str) else text.decode(prompt)
 
 
 def _rendered(fields: GenerateFields, text: ModelText) -> str:
@@ -319,17 +330,17 @@ def _fields(body: GenerateBody, caller: Caller, **own: Any) -> GenerateFields:
         stop_token_ids=body.stop_token_ids or (),
         stop_strings=body.stop or (),
         ignore_eos=bool(body.ignore_eos),
-        seed=_unsigned(body.seed),
-        logit_bias=_logit_bias(body.logit_bias or {}),
+        seed=None if body.seed is None else _unsigned(body.seed),
+        logit_bias=_logit_bias(body.logit_bias) if body.logit_bias else NO_BIAS,
         sample_count=body.n or 0,
         cache_salt=body.cache_salt or "",
         priority=body.priority or 0,
     )
 
 
-def _unsigned(seed: int | None) -> int | None:
+def _unsigned(seed: int) -> int:
     """OpenAI's seeds are signed 64-bit numbers, ours unsigned ones of the same width."""
-    return seed + 2**64 if seed is not None and -(2**63) <= seed < 0 else seed
+    return seed + 2**64 if -(2**63) <= seed < 0 else seed
 
 
 def _logit_bias(entries: Mapping[str, Any]) -> dict[int, float]:

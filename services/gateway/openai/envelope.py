@@ -106,13 +106,17 @@ class Envelope:
 
         async def sealed(message: Message) -> None:
             nonlocal is_begun
-            if message["type"] == "http.response.start":
-                is_begun = True
-                _answers(_route(scope["path"]), message["status"]).inc()
-                if self._is_leaving():
-                    own.append((b"connection", b"close"))
-                message["headers"] = [*message.get("headers", ()), *own]
+            if message["type"] != "http.response.start":
+                await send(message)
+                return
+            is_begun = True
+            if self._is_leaving():
+                own.append((b"connection", b"close"))
+            message["headers"] = [*message.get("headers", ()), *own]
             await send(message)
+            # Counted when it is on its way.
+            counter = _answers(_route(scope["path"]), message["status"])
+            asyncio.get_running_loop().call_soon(counter.inc)
 
         try:
             is_post = scope["method"] == "POST"
