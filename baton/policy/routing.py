@@ -112,7 +112,7 @@ def _pairs(
     least = inf
     for state in decodes:
         decode = DecodeCost(request, state, aims, config)
-        remotes = _remotes(decode, sources, insists, config)
+        remotes = _remotes(decode, sources, insists, config) if sources else []
         if not remotes or not insists:
             cost, ttft = local_cost(decode, aims, config)
             pairs.append((cost, ttft, decode, None))

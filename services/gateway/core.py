@@ -18,6 +18,7 @@ from services.gateway import metrics, report
 from services.gateway.admission import Admission
 from services.gateway.claims import Claims
 from services.gateway.fleet import Fleet
+from services.gateway.later import later
 from services.gateway.mailbox import Mailbox, Tray, Turnstile
 from services.gateway.models import Models
 from services.gateway.placement import Placer
@@ -287,6 +288,12 @@ class Core:
         self._ended.append(request)
         if len(self._ended) == 1:
             asyncio.get_running_loop().call_later(self._record_after_s, self._record)
+        if not self._num_admitted:
+            later(self._look_ahead, command.model)
+
+    def _look_ahead(self, model: str) -> None:
+        if not self._num_admitted:
+            self._placer.look_ahead(model)
 
     def _record(self) -> None:
         """Of one request at a time: the loop looks at what has come in before the next."""
@@ -295,8 +302,6 @@ class Core:
         request = self._ended[0]
         try:
             self._placer.decisions.ended(request, report.ended(request))
-            if not self._num_admitted:
-                self._placer.look_ahead(request.command.model)
         finally:
             self._ended.popleft()
             self._count_out()

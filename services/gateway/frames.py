@@ -40,13 +40,22 @@ class Submission:
     prefill_address: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class End:
     """How a worker ended a sample."""
 
-    reason: FinishReason
-    timings: SequenceTimings
-    error: BatonError | None = None
+    __slots__ = ("_message", "error", "reason")
+
+    def __init__(self, message: pb.SequenceEnd) -> None:
+        self.reason = convert.finish_from_pb(message.finish_reason)
+        self.error: BatonError | None = None
+        if self.reason is FinishReason.ERROR:
+            self.error = convert.error_from_pb(message.error)
+        self._message = message
+
+    @property
+    def timings(self) -> SequenceTimings:
+        """Where its time went. Read when asked for: no token waits for it."""
+        return convert.timings_from_pb(self._message.timings)
 
 
 # Not frozen: there is one per token, and a frozen one takes three times as long to make.
@@ -127,11 +136,5 @@ def delta_from_pb(message: pb.SequenceDelta) -> Delta:
         sample_index=message.sample_index,
         token_ids=tuple(message.token_ids),
         logprobs=tuple(map(convert.logprobs_from_pb, logprobs)) if logprobs else (),
-        end=_end_from_pb(message.end) if message.HasField("end") else None,
+        end=End(message.end) if message.HasField("end") else None,
     )
-
-
-def _end_from_pb(message: pb.SequenceEnd) -> End:
-    reason = convert.finish_from_pb(message.finish_reason)
-    error = convert.error_from_pb(message.error) if reason is FinishReason.ERROR else None
-    return End(reason, convert.timings_from_pb(message.timings), error)

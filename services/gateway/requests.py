@@ -228,10 +228,10 @@ class Request:
 
     def _conclude(self, sample: Sample, end: End) -> None:
         """The client has been told all of a sample; now its worker's part is over, too."""
-        sample.timings = end.timings
-        if end.timings.prefill_mode is PrefillMode.FALLBACK:
+        sample.timings = timings = end.timings
+        if timings.prefill_mode is PrefillMode.FALLBACK:
             self.trace.event("prefill fell back")
-            self._keeper.on_fallback(end.timings.prefill_worker_id)
+            self._keeper.on_fallback(timings.prefill_worker_id)
         self.close(sample)
         self._wait_a_little()
 

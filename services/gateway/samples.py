@@ -85,6 +85,9 @@ class _Voice:
         return text if self._wants_text else ""
 
 
+_NO_TIMINGS = SequenceTimings()
+
+
 class _Silence:
     """A detokenizer for clients that want no text."""
 
@@ -111,7 +114,7 @@ class Sample:
         """Behind the prompt, over all workers."""
         self.finish_reason: FinishReason | None = None
         self.is_closed = False
-        self.timings = SequenceTimings()
+        self.timings = _NO_TIMINGS
         self.worker_id = ""
         self.num_migrations = 0
         self.first_token_at = 0.0

@@ -78,7 +78,7 @@ async def test_prefill_killed_in_mid_prompt(start_cluster, model):
 async def test_decode_killed_in_mid_answer_moves_to_another(start_cluster, model):
     cluster = start_cluster(model=model, decode=2, prefill=1)
     prompts = [make_prompt(40 + 50 * index, seed=72) for index in range(4)]
-    seeded = Sampling(temperature=0.8, seed=3, max_tokens=400, ignore_eos=True)
+    seeded = Sampling(temperature=0.8, seed=3, max_tokens=800, ignore_eos=True)
 
     async with AsyncClient(cluster.address()) as client:
         reference = [Stream(client, prompt, seeded) for prompt in prompts]
