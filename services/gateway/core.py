@@ -35,6 +35,8 @@ TOKENIZER_THREADS = 2
 RECORD_AFTER_SECONDS = 0.05
 """What is told and learnt of a request comes so long after its end: a client that asks again at
 once need not wait for it."""
+MANY_ENDED = 16
+"""For so many whose record is due, another one a turn."""
 MAX_LONG_TEXTS = 64
 """Running in these threads or waiting for one; each at most as long as a door lets in."""
 
@@ -285,6 +287,7 @@ class Core:
             return
         request.abandon()
         self._requests.discard(request)
+        request.left_at = time.monotonic()
         self._ended.append(request)
         if len(self._ended) == 1:
             asyncio.get_running_loop().call_later(self._record_after_s, self._record)
@@ -296,17 +299,17 @@ class Core:
             self._placer.look_ahead(model)
 
     def _record(self) -> None:
-        """Of one request at a time: the loop looks at what has come in before the next."""
-        if not self._ended:  # `close` was sooner
-            return
-        request = self._ended[0]
-        try:
-            self._placer.decisions.ended(request, report.ended(request))
-        finally:
-            self._ended.popleft()
+        """Of one request a turn of the loop, which serves others in between; of more when many
+        have ended, lest they become more and more."""
+        for _ in range(min(len(self._ended), 1 + len(self._ended) // MANY_ENDED)):
+            request = self._ended.popleft()
+            try:
+                self._placer.decisions.ended(request, report.ended(request))
+            except Exception:
+                log.exception("a request's end could not be recorded")
             self._count_out()
-            if self._ended:
-                asyncio.get_running_loop().call_soon(self._record)
+        if self._ended:
+            asyncio.get_running_loop().call_soon(self._record)
 
     def _count_out(self) -> None:
         if not self._num_admitted and not self._ended:

@@ -75,26 +75,28 @@ class FrameOutbox:
     def __init__(self) -> None:
         self._submits: dict[int, pb.SubmitSequence] = {}
         self._cancels: list[pb.CancelSequence] = []
-        self._filled = asyncio.Event()
+        self._writer: asyncio.Future[None] | None = None
+        """Of `next_frame`, where it waits."""
 
     def submit(self, handle: int, message: pb.SubmitSequence) -> None:
         self._submits[handle] = message
-        self._filled.set()
+        self._wake()
 
     def cancel(self, handle: int, sample_index: int | None) -> None:
         if sample_index is None and self._submits.pop(handle, None) is not None:
             return
         self._cancels.append(pb.CancelSequence(handle=handle, sample_index=sample_index))
-        self._filled.set()
+        self._wake()
 
     def clear(self) -> None:
         self._submits.clear()
         self._cancels.clear()
-        self._filled.clear()
 
     async def next_frame(self) -> pb.DecodeConnectRequest:
         """All that waits, up to about `FRAME_BYTES`; waits while there is nothing."""
-        await self._filled.wait()
+        while not self._submits and not self._cancels:
+            self._writer = asyncio.get_running_loop().create_future()
+            await self._writer
         frame = pb.DecodeConnectRequest()
         num_bytes = 0
         for handle, message in list(self._submits.items()):
@@ -105,9 +107,11 @@ class FrameOutbox:
         # None of these is for a submission that stays behind: `cancel` took that out.
         frame.cancels.extend(self._cancels)
         self._cancels.clear()
-        if not self._submits:
-            self._filled.clear()
         return frame
+
+    def _wake(self) -> None:
+        if self._writer is not None and not self._writer.done():
+            self._writer.set_result(None)
 
 
 def submit_to_pb(handle: int, submission: Submission) -> pb.SubmitSequence:

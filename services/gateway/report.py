@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from functools import cache
 
@@ -42,7 +41,7 @@ def ended(request: Request) -> str:
         metrics.cancellations.inc()
     outcome = "ok" if error is None else error.status.reason
     _requests(outcome).inc()
-    total_s = time.monotonic() - request.arrived_at
+    total_s = request.left_at - request.arrived_at
     metrics.whole_request.observe(total_s)
     metrics.prompt_tokens.inc(len(request.command.token_ids))
     metrics.output_tokens.inc(request.num_output_tokens)
@@ -55,7 +54,7 @@ def ended(request: Request) -> str:
     for target, met in targets.items():
         metrics.slo_requests.labels(target, "yes" if met else "no").inc()
     request.trace.judged(targets)
-    request.trace.end(request.num_output_tokens, error)
+    request.trace.end(request.num_output_tokens, error, request.left_at)
     _log_end(request, total_s, error, targets)
     return outcome
 

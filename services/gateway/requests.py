@@ -56,6 +56,8 @@ class Request:
         self.context_len = context_len
         self.arrived_at = command.arrived_at or now
         self.deadline = self.arrived_at + command.timeout_s
+        self.left_at = 0.0
+        """When its client had all of it, or had left."""
         self.samples = [Sample(index, text, command) for index in range(command.sample_count)]
         self.mailbox = mailbox
         self.failure: BatonError | None = None

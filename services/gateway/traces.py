@@ -14,7 +14,7 @@ class RequestTrace:
     """`gateway.request`, and below it tokenize, route, first_token. Free when none is exported."""
 
     def __init__(self, command: GenerateCommand, arrived_at: float) -> None:
-        arrived_ns = time.time_ns() - round((time.monotonic() - arrived_at) * 1e9)
+        arrived_ns = _unix_ns(arrived_at)
         self._root = start_span(
             "gateway.request", command.traceparent, kind="server", start_ns=arrived_ns
         )
@@ -65,14 +65,15 @@ class RequestTrace:
         for target, met in targets.items():
             self._root.set(f"baton.{target}_met", met)
 
-    def end(self, num_output_tokens: int, error: BatonError | None) -> None:
-        """Ends all that is open."""
+    def end(self, num_output_tokens: int, error: BatonError | None, at: float) -> None:
+        """Ends all that is open, as of then, in seconds of the monotonic clock."""
+        at_ns = _unix_ns(at)
         if self._wait is not None:
-            self._wait.end()
+            self._wait.end(at_ns)
         self._root.set("baton.output_tokens", num_output_tokens)
         if error is not None:
             self._root.fail(f"{error.status.reason}: {error.message}")
-        self._root.end()
+        self._root.end(at_ns)
 
     def _describe(self, command: GenerateCommand) -> None:
         self._root.set("baton.request_id", command.request_id)
@@ -87,3 +88,7 @@ class RequestTrace:
         for name, value in hints.items():
             if value:
                 self._root.set(name, value)
+
+
+def _unix_ns(at: float) -> int:
+    return time.time_ns() - round((time.monotonic() - at) * 1e9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from baton.errors import NoWorker, WorkerLost
 from baton.request import FinishReason, PrefillMode, SequenceTimings
 from baton.rpc import metrics as exposed
 from baton.rpc import telemetry
+from services.gateway import report
 from tests.support.fake_decode import eventually
 from tests.support.gateway_world import World
 from tests.support.otlp_sink import OtlpSink
@@ -81,7 +83,7 @@ async def test_a_migration_is_an_event_of_the_requests_span(world, sink):
     await (await worker.submitted()).fail(WorkerLost("gone"))
     await (await worker.submitted(2)).send(end=FinishReason.LENGTH)
     answer = await task
-    spans = [span for _, span in await asyncio.to_thread(sink.wait, 4)]
+    spans = [span for _, span in await asyncio.to_thread(sink.wait, 5)]
 
     [request] = [span for span in spans if span.name == "gateway.request"]
     assert ["WORKER_LOST" in event.name for event in request.events] == [True]
@@ -99,7 +101,9 @@ async def test_without_an_exporter_a_trace_passes_through(world):
 async def test_a_good_request_is_one_log_line_with_all_that_matters(world):
     await world.add()
     with structlog.testing.capture_logs() as lines:
+        began = time.monotonic()
         await answered(world, request_id="the-one", traceparent=PARENT)
+        took_ms = 1000 * (time.monotonic() - began)
         await world.core.drained()
 
     [line] = [line for line in lines if line["event"] == "request ended"]
@@ -111,7 +115,8 @@ async def test_a_good_request_is_one_log_line_with_all_that_matters(world):
     assert line["cached_tokens"] == 1
     assert (line["decode_workers"], line["prefill_workers"]) == ("decode-0", "prefill-0")
     assert line["prefill_modes"] == "REMOTE"
-    assert 0 < line["ttft_ms"] <= line["total_ms"]
+    # Up to its end, not to when it is told; rounded to a tenth.
+    assert 0 < line["ttft_ms"] <= line["total_ms"] <= took_ms + 0.1
 
 
 async def test_a_failed_request_says_why(world):
@@ -126,6 +131,29 @@ async def test_a_failed_request_says_why(world):
     assert line["outcome"] == "DEADLINE_EXCEEDED"
     assert line["ttft_ms"] is None
     assert "0.1" in line["error"]
+
+
+async def test_a_record_that_fails_is_told_and_keeps_no_other_back(world, monkeypatch):
+    worker = await world.add()
+    worker.script = lambda submission, sample: world.ids("the")
+    good = report.ended
+    calls = []
+
+    def ended(request):
+        calls.append(request)
+        if len(calls) == 1:
+            raise RuntimeError("no room for the record")
+        return good(request)
+
+    monkeypatch.setattr(report, "ended", ended)
+    with structlog.testing.capture_logs() as lines:
+        await asyncio.gather(*(world.ask(request_id=f"r{index}") for index in range(40)))
+        await world.core.drained()
+
+    assert len(calls) == 40
+    events = [line["event"] for line in lines]
+    assert events.count("request ended") == 39
+    assert events.count("a request's end could not be recorded") == 1
 
 
 async def test_metrics_count_requests_by_how_they_ended(world):
