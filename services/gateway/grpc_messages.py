@@ -13,8 +13,9 @@ from baton.tokens import TokenIds
 from baton.v1 import gateway_pb2 as pb
 from baton.v1 import types_pb2
 from services.gateway import identity
+from services.gateway.fields import GenerateFields
 from services.gateway.types import Chunk, Final, SampleSummary, SloHints
-from services.gateway.validation import GenerateFields, check_request_id
+from services.gateway.validation import check_request_id
 
 TRACEPARENT, AUTHORIZATION = "traceparent", "authorization"
 

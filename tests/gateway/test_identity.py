@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from baton.errors import AlreadyRunning, InvalidRequest, Overloaded, Superseded
 from baton.request import FinishReason
 from services.gateway import identity, metrics
+from services.gateway.fields import GenerateFields
 from services.gateway.types import SloHints
-from services.gateway.validation import GenerateFields, resolve
+from services.gateway.validation import resolve
 from tests.support.fake_gateway import FakeGateway
 from tests.support.gateway_world import open_world
 

@@ -11,7 +11,8 @@ import pytest
 from baton.errors import InvalidRequest, NoWorker, UnknownModel
 from baton.request import Guide, GuideKind
 from baton.text import ModelText, load_text
-from services.gateway.validation import GenerateFields, check_token_ids, resolve
+from services.gateway.fields import GenerateFields
+from services.gateway.validation import check_token_ids, resolve
 from tests.support.fake_gateway import FakeGateway
 from tests.support.tokenizers_made import byte_level_tokenizer, metaspace_tokenizer, write_folder
 

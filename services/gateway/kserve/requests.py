@@ -10,10 +10,11 @@ from typing import Any
 from baton.errors import InvalidRequest, UnknownModel
 from baton.kserve.v2 import inference_pb2 as pb
 from services.gateway import identity
+from services.gateway.fields import GenerateFields
 from services.gateway.kserve.parameters import collect
 from services.gateway.kserve.tensors import Tensor, read_inputs
 from services.gateway.types import SloHints
-from services.gateway.validation import MAX_REQUEST_ID_LEN, GenerateFields
+from services.gateway.validation import MAX_REQUEST_ID_LEN
 
 TEXT_INPUT = "text_input"
 INPUT_IDS = "input_ids"

@@ -9,6 +9,7 @@ from typing import Any
 from baton.errors import InvalidRequest
 from baton.request import Guide
 from baton.text import ModelText
+from services.gateway.fields import NO_BIAS, GenerateFields
 from services.gateway.openai.bodies import ChatBody, CompletionBody, GenerateBody, Prompt
 from services.gateway.openai.guided import NamedGuide, guide_of, response_guide_of
 from services.gateway.openai.reading import parsed
@@ -25,13 +26,7 @@ from services.gateway.openai.response_bodies import ResponsesBody
 from services.gateway.openai.tools import NO_TOOLS, ToolUse, tool_use
 from services.gateway.openai.unsupported import refuse_unsupported
 from services.gateway.types import NO_HINTS, Gateway, GenerateCommand, SloHints
-from services.gateway.validation import (
-    MAX_LOGIT_BIAS,
-    MAX_SAMPLES,
-    NO_BIAS,
-    GenerateFields,
-    resolve,
-)
+from services.gateway.validation import MAX_LOGIT_BIAS, MAX_SAMPLES, resolve
 
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default for `/v1/completions`; chat answers are as long as the context allows."""
