@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import NewType, overload
@@ -109,22 +110,62 @@ def chain_keys(
     return keys
 
 
+class KeyMemo:
+    """Keys of spans of blocks that came before: conversations go on, and prompts begin alike.
+
+    A span is found by all that its keys are made of, so it is never another's. The one that was not
+    asked for the longest goes first.
+    """
+
+    SPAN = 16
+    """Blocks; spans begin at multiples of it."""
+
+    def __init__(self, max_spans: int = 4096) -> None:
+        """Of blocks of 16 tokens, 4,096 spans are a million tokens in about 10 MB."""
+        self._max_spans = max_spans
+        self._spans: OrderedDict[tuple[bytes, bytes, bytes], list[BlockKey]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def keys(
+        self, root: bytes, parent: bytes, packed: bytes, make: Callable[[], list[BlockKey]]
+    ) -> list[BlockKey]:
+        """The keys of the blocks of `packed` tokens behind `parent`, by `make` if they are new."""
+        span = (root, parent, packed)
+        # Steps that each happen at once: long prompts are hashed in threads.
+        keys = self._spans.pop(span, None)
+        if keys is None:
+            keys = make()
+        self._spans[span] = keys
+        if len(self._spans) > self._max_spans:
+            self._spans.popitem(last=False)
+        return keys
+
+
 class KeyChain(Sequence[BlockKey]):
     """The keys of a prompt's full blocks, each made when it is first asked for.
 
     Whoever looks for a cached prefix asks no further than it reaches: of a prompt that nobody
-    caches, a few keys are made instead of thousands.
+    caches, a few keys are made instead of thousands. With a memo, what is cached is hashed once.
     """
 
     STEP = 32
     """Behind those that are asked for so many are made ahead, or as many as there are already."""
 
-    def __init__(self, root: bytes, token_ids: Sequence[int], block_size: int) -> None:
+    def __init__(
+        self,
+        root: bytes,
+        token_ids: Sequence[int],
+        block_size: int,
+        memo: KeyMemo | None = None,
+    ) -> None:
         self._root = root
         self._token_ids = token_ids
         self._block_size = block_size
         self._num_blocks = len(token_ids) // block_size
         self._keys: list[BlockKey] = []
+        self._memo = memo
 
     def __len__(self) -> int:
         return self._num_blocks
@@ -147,11 +188,36 @@ class KeyChain(Sequence[BlockKey]):
 
     def _make(self, count: int) -> None:
         num_made = len(self._keys)
-        if count > num_made:
-            limit = max(count, num_made + min(num_made, self.STEP))
-            self._keys += chain_keys(
-                self._root, self._token_ids, self._block_size, self._keys, limit
-            )
+        if count <= num_made:
+            return
+        limit = min(max(count, num_made + min(num_made, self.STEP)), self._num_blocks)
+        if self._memo is None or limit < num_made + KeyMemo.SPAN:
+            self._hash(limit)
+            return
+        self._hash(-(-num_made // KeyMemo.SPAN) * KeyMemo.SPAN)
+        while len(self._keys) + KeyMemo.SPAN <= limit:
+            self._keys += self._span(self._memo)
+        self._hash(limit)
+
+    def _hash(self, limit: int) -> None:
+        self._keys += chain_keys(self._root, self._token_ids, self._block_size, self._keys, limit)
+
+    def _span(self, memo: KeyMemo) -> list[BlockKey]:
+        """The keys of the next span."""
+        num_made, size = len(self._keys), self._block_size
+        stop = num_made + KeyMemo.SPAN
+        return memo.keys(
+            self._root,
+            self._keys[-1] if num_made else b"",
+            self._packed(num_made * size, stop * size),
+            lambda: chain_keys(self._root, self._token_ids, size, self._keys, stop),
+        )
+
+    def _packed(self, start: int, stop: int) -> bytes:
+        tokens = self._token_ids
+        if isinstance(tokens, TokenIds):
+            return tokens.packed[start * TOKEN_BYTES : stop * TOKEN_BYTES]
+        return pack_tokens(tokens[start:stop])
 
 
 def split_keys(joined: bytes) -> list[BlockKey]:

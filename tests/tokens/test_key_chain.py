@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baton.blocks import KeyChain, chain_keys
+from baton.blocks import KeyChain, KeyMemo, chain_keys, root_key
 
 ROOT = bytes(range(32))
 
@@ -53,3 +53,42 @@ def test_what_is_not_asked_for_is_not_made() -> None:
     chain[:1]
 
     assert 16 <= tokens.num_read <= 1024
+
+
+@given(
+    prompts=st.lists(
+        st.tuples(st.integers(0, 60), st.integers(0, 60), st.sampled_from("ab")),
+        min_size=1,
+        max_size=6,
+    ),
+    max_spans=st.integers(1, 4),
+    asked=st.lists(st.integers(0, 120), max_size=3),
+)
+def test_with_a_memo_the_keys_are_the_same(
+    prompts: Sequence[tuple[int, int, str]], max_spans: int, asked: Sequence[int]
+) -> None:
+    memo = KeyMemo(max_spans)
+    for num_shared, num_own, salt in prompts:
+        root = root_key("namespace", salt)
+        tokens = [1, 2] * num_shared + [num_own] * (2 * num_own)
+        chain = KeyChain(root, tokens, 2, memo)
+        whole = chain_keys(root, tokens, 2)
+
+        for stop in asked:
+            assert chain[:stop] == whole[:stop]
+        assert list(chain) == whole
+        assert len(memo) <= max_spans
+
+
+def test_what_came_before_is_looked_up() -> None:
+    memo = KeyMemo()
+    tokens = list(range(1000))
+    first = KeyChain(ROOT, tokens, 4, memo)[:]
+    num_spans = len(memo)
+
+    again = KeyChain(ROOT, [*tokens[:512], *range(512)], 4, memo)[:]
+
+    # Sixteen blocks of four tokens: eight spans are shared, and seven of a thousand tokens behind.
+    assert again[:128] == first[:128]
+    assert num_spans == 250 // 16
+    assert len(memo) == num_spans + (256 - 128) // 16
