@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import NewType, overload
 
@@ -93,16 +93,22 @@ def chain_keys(
         stop = min(stop, limit)
     if start >= stop:
         return []
-    width = block_size * TOKEN_BYTES
+    packed = _packed(token_ids, start * block_size, stop * block_size)
+    return _keys_behind(root, parents[-1] if parents else b"", packed, block_size * TOKEN_BYTES)
+
+
+def _packed(token_ids: Sequence[int], start: int, stop: int) -> bytes:
     if isinstance(token_ids, TokenIds):
-        packed, first = token_ids.packed, start * width
-    else:
-        packed, first = pack_tokens(token_ids[start * block_size : stop * block_size]), 0
-    parent: bytes = parents[-1] if parents else b""
+        return token_ids.packed[start * TOKEN_BYTES : stop * TOKEN_BYTES]
+    return pack_tokens(token_ids[start:stop])
+
+
+def _keys_behind(root: bytes, parent: bytes, packed: bytes, width: int) -> list[BlockKey]:
+    """Keys of blocks of `width` bytes of tokens."""
     # The key is absorbed once; each block goes on from a copy.
     keyed = hashlib.blake2b(digest_size=KEY_BYTES, key=root)
     keys: list[BlockKey] = []
-    for at in range(first, first + (stop - start) * width, width):
+    for at in range(0, len(packed), width):
         digest = keyed.copy()
         digest.update(parent + packed[at : at + width])
         parent = digest.digest()
@@ -110,62 +116,30 @@ def chain_keys(
     return keys
 
 
-class KeyMemo:
-    """Keys of spans of blocks that came before: conversations go on, and prompts begin alike.
-
-    A span is found by all that its keys are made of, so it is never another's. The one that was not
-    asked for the longest goes first.
-    """
-
-    SPAN = 16
-    """Blocks; spans begin at multiples of it."""
-
-    def __init__(self, max_spans: int = 4096) -> None:
-        """Of blocks of 16 tokens, 4,096 spans are a million tokens in about 10 MB."""
-        self._max_spans = max_spans
-        self._spans: OrderedDict[tuple[bytes, bytes, bytes], list[BlockKey]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._spans)
-
-    def keys(
-        self, root: bytes, parent: bytes, packed: bytes, make: Callable[[], list[BlockKey]]
-    ) -> list[BlockKey]:
-        """The keys of the blocks of `packed` tokens behind `parent`, by `make` if they are new."""
-        span = (root, parent, packed)
-        # Steps that each happen at once: long prompts are hashed in threads.
-        keys = self._spans.pop(span, None)
-        if keys is None:
-            keys = make()
-        self._spans[span] = keys
-        if len(self._spans) > self._max_spans:
-            self._spans.popitem(last=False)
-        return keys
+SPAN = 16
+"""Blocks whose keys are remembered together; spans begin at multiples of it."""
+_remembered = lru_cache(maxsize=4096)(_keys_behind)
+"""Conversations go on, and prompts begin alike. A span is found by all that its keys are made of,
+so it is never another's. Of blocks of 16 tokens these are a million tokens, in 9 MB."""
 
 
 class KeyChain(Sequence[BlockKey]):
     """The keys of a prompt's full blocks, each made when it is first asked for.
 
     Whoever looks for a cached prefix asks no further than it reaches: of a prompt that nobody
-    caches, a few keys are made instead of thousands. With a memo, what is cached is hashed once.
+    caches, a few keys are made instead of thousands. What another prompt began with, too, is not
+    hashed again.
     """
 
     STEP = 32
     """Behind those that are asked for so many are made ahead, or as many as there are already."""
 
-    def __init__(
-        self,
-        root: bytes,
-        token_ids: Sequence[int],
-        block_size: int,
-        memo: KeyMemo | None = None,
-    ) -> None:
+    def __init__(self, root: bytes, token_ids: Sequence[int], block_size: int) -> None:
         self._root = root
         self._token_ids = token_ids
         self._block_size = block_size
         self._num_blocks = len(token_ids) // block_size
         self._keys: list[BlockKey] = []
-        self._memo = memo
 
     def __len__(self) -> int:
         return self._num_blocks
@@ -191,33 +165,21 @@ class KeyChain(Sequence[BlockKey]):
         if count <= num_made:
             return
         limit = min(max(count, num_made + min(num_made, self.STEP)), self._num_blocks)
-        if self._memo is None or limit < num_made + KeyMemo.SPAN:
-            self._hash(limit)
-            return
-        self._hash(-(-num_made // KeyMemo.SPAN) * KeyMemo.SPAN)
-        while len(self._keys) + KeyMemo.SPAN <= limit:
-            self._keys += self._span(self._memo)
+        if limit >= num_made + SPAN:
+            self._hash(-(-num_made // SPAN) * SPAN)
+            while len(self._keys) + SPAN <= limit:
+                self._recall()
         self._hash(limit)
 
     def _hash(self, limit: int) -> None:
         self._keys += chain_keys(self._root, self._token_ids, self._block_size, self._keys, limit)
 
-    def _span(self, memo: KeyMemo) -> list[BlockKey]:
-        """The keys of the next span."""
-        num_made, size = len(self._keys), self._block_size
-        stop = num_made + KeyMemo.SPAN
-        return memo.keys(
-            self._root,
-            self._keys[-1] if num_made else b"",
-            self._packed(num_made * size, stop * size),
-            lambda: chain_keys(self._root, self._token_ids, size, self._keys, stop),
-        )
-
-    def _packed(self, start: int, stop: int) -> bytes:
-        tokens = self._token_ids
-        if isinstance(tokens, TokenIds):
-            return tokens.packed[start * TOKEN_BYTES : stop * TOKEN_BYTES]
-        return pack_tokens(tokens[start:stop])
+    def _recall(self) -> None:
+        """Adds the keys of the next span."""
+        start, size = len(self._keys), self._block_size
+        parent = self._keys[-1] if start else b""
+        packed = _packed(self._token_ids, start * size, (start + SPAN) * size)
+        self._keys += _remembered(self._root, parent, packed, size * TOKEN_BYTES)
 
 
 def split_keys(joined: bytes) -> list[BlockKey]:

@@ -127,7 +127,7 @@ class WorkerTable:
         """
         rank = self._rank(role)
         if len(rank.states) <= most:
-            return [state for state in rank.states.values() if takes(state, request)]
+            return self.takers(request, role)
         order = rank.ordered()
         chosen = {state.view.worker_id: state for state in _holders(rank, request, most // 2)}
         num_equal = bisect_right(order, order[0][0] + EQUAL_MS, key=_floor)

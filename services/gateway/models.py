@@ -51,10 +51,8 @@ class Models:
         self._folder = folder
         self._known: dict[str, _Known] = {}
         self._texts: dict[Path, asyncio.Task[ModelText]] = {}
-        self._ready: dict[str, ModelText] = {}
-        """Text sides by name: asked for on every request, so found without a look at the disk."""
         self._infos: dict[str, tuple[int, ModelInfo]] = {}
-        """By name, and of which version of the directory: asked for thrice in each request."""
+        """By name, and of which version of the directory."""
         self._checks: dict[Path, GuideChecks] = {}
 
     @property
@@ -68,10 +66,7 @@ class Models:
             return
         known = self._known.setdefault(record.model, _Known(created=int(time.time())))
         known.context_len = record.context_len or known.context_len
-        path = record.labels.get(PATH_LABEL, known.path)
-        if path != known.path:
-            known.path = path
-            self._ready.pop(record.model, None)
+        known.path = record.labels.get(PATH_LABEL, known.path)
 
     def pick(self, name: str, records: Iterable[WorkerRecord]) -> str | None:
         """The model that a request means; None while no worker has ever come; or `UnknownModel`."""
@@ -116,10 +111,7 @@ class Models:
 
     async def text(self, name: str) -> ModelText:
         """A known model's text side. Raises `ModelError` when no folder of it can be read here."""
-        text = self._ready.get(name)
-        if text is None:
-            text = self._ready[name] = await self._load(self._find_folder(name))
-        return text
+        return await self._load(self._find_folder(name))
 
     async def guide_checks(self, name: str) -> GuideChecks:
         """What decides whether a known model can follow a guide. Raises `ModelError`."""

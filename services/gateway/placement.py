@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from baton.blocks import BlockKey, KeyChain, KeyMemo, KvLayout, root_key
+from baton.blocks import BlockKey, KeyChain, KvLayout, root_key
 from baton.errors import NoWorker, WorkerLost
 from baton.policy.decision import Decision
 from baton.policy.failures import FailureMemory
@@ -82,7 +82,6 @@ class Placer:
         self._worker_wait_s = worker_wait_s
         self._choose = chooser
         self._failures = FailureMemory()
-        self._memo = KeyMemo()
         # It reads what every directory has.
         self.tables = WorkerTables(fleet.directory, board, config, self._failures)
         self.decisions = DecisionLog()
@@ -93,9 +92,7 @@ class Placer:
         Returns without submitting if the request ends meanwhile.
         """
         started = time.monotonic()
-        token_ids = request.command.token_ids
-        if samples[0].token_ids:
-            token_ids = token_ids.followed_by(samples[0].token_ids)
+        token_ids = request.command.token_ids.followed_by(samples[0].token_ids)
         cargo = _Cargo(request, samples, token_ids, avoid)
         with request.trace.route() as span:
             await self._place(cargo, started + self._worker_wait_s, span)
@@ -142,7 +139,7 @@ class Placer:
 
     def _chain(self, layout: KvLayout, cargo: _Cargo) -> Sequence[BlockKey]:
         root = root_key(layout.namespace, cargo.request.command.cache_salt)
-        return KeyChain(root, cargo.token_ids, layout.block_size, self._memo)
+        return KeyChain(root, cargo.token_ids, layout.block_size)
 
     def _is_begun(self, keys: Sequence[BlockKey]) -> bool:
         """Whether anybody has the first block. What nobody has is hardly hashed at all."""

@@ -173,7 +173,7 @@ class Request:
     def close(self, sample: Sample) -> None:
         """The sample needs no worker any more; with the last one the request ends well."""
         sample.is_closed = True
-        if len(self.samples) == 1 or all(other.is_closed for other in self.samples):
+        if all(other.is_closed for other in self.samples):
             self._end(None)
 
     def fail(self, error: BatonError) -> None:

@@ -69,8 +69,7 @@ class _Refusal:
 
     def unless_printable(self, name: str, text: str, limit: int) -> None:
         """For what travels in headers and log lines."""
-        if len(text) > limit:
-            self.if_longer(name, len(text), limit, "characters")
+        self.if_longer(name, len(text), limit, "characters")
         if not (text.isascii() and text.isprintable()) or " " in text:
             raise self.of(name, f"is {text!r}; only printable ASCII without spaces is allowed")
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baton.blocks import KeyChain, KeyMemo, chain_keys, root_key
+from baton import blocks
+from baton.blocks import KeyChain, chain_keys, root_key
 
 ROOT = bytes(range(32))
 
@@ -61,34 +65,36 @@ def test_what_is_not_asked_for_is_not_made() -> None:
         min_size=1,
         max_size=6,
     ),
-    max_spans=st.integers(1, 4),
     asked=st.lists(st.integers(0, 120), max_size=3),
 )
-def test_with_a_memo_the_keys_are_the_same(
-    prompts: Sequence[tuple[int, int, str]], max_spans: int, asked: Sequence[int]
+def test_what_other_prompts_began_with_changes_no_key(
+    prompts: Sequence[tuple[int, int, str]], asked: Sequence[int]
 ) -> None:
-    memo = KeyMemo(max_spans)
     for num_shared, num_own, salt in prompts:
         root = root_key("namespace", salt)
         tokens = [1, 2] * num_shared + [num_own] * (2 * num_own)
-        chain = KeyChain(root, tokens, 2, memo)
+        chain = KeyChain(root, tokens, 2)
         whole = chain_keys(root, tokens, 2)
 
         for stop in asked:
             assert chain[:stop] == whole[:stop]
         assert list(chain) == whole
-        assert len(memo) <= max_spans
 
 
-def test_what_came_before_is_looked_up() -> None:
-    memo = KeyMemo()
-    tokens = list(range(1000))
-    first = KeyChain(ROOT, tokens, 4, memo)[:]
-    num_spans = len(memo)
+def test_a_prefix_that_came_before_is_not_hashed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[bytes] = []
 
-    again = KeyChain(ROOT, [*tokens[:512], *range(512)], 4, memo)[:]
+    def blake2b(**options: Any) -> Any:
+        hashed.append(options["key"])
+        return hashlib.blake2b(**options)
 
-    # Sixteen blocks of four tokens: eight spans are shared, and seven of a thousand tokens behind.
+    monkeypatch.setattr(blocks, "hashlib", SimpleNamespace(blake2b=blake2b))
+    root = b"r" * 32
+    first = KeyChain(root, range(1000), 4)[:]
+    num_first = len(hashed)
+    again = KeyChain(root, [*range(512), *range(512)], 4)[:]
+
+    # 250 blocks are 15 spans and a rest; of 256 blocks 8 spans are shared and 8 are not.
+    assert num_first == 15 + 1
+    assert len(hashed) - num_first == 8
     assert again[:128] == first[:128]
-    assert num_spans == 250 // 16
-    assert len(memo) == num_spans + (256 - 128) // 16

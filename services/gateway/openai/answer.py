@@ -132,8 +132,7 @@ class Answer(Response):
         work.cancel()
 
     async def _stream(self, send: Send, send_part: Send) -> None:
-        news = news_of(self._gateway, self._call.commands)
-        try:
+        async with aclosing(news_of(self._gateway, self._call.commands)) as news:
             async for index, item in news:
                 if isinstance(item, Final):
                     self._usage.add(item)
@@ -146,8 +145,6 @@ class Answer(Response):
                     if is_first:
                         # It leaves with this turn of the loop, before the rest is worked out.
                         await asyncio.sleep(0)
-        finally:
-            await news.aclose()
         self._is_sending = True
         await self._begin(send)
         self._is_complete = True

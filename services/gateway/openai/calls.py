@@ -173,13 +173,11 @@ class Resolver:
         body = await parsed(CompletionBody, content)
         _check(body)
         _check_completion(body)
-        named = guide_of(body.model_extra) if body.model_extra else None
+        named = guide_of(body.model_extra or {})
         names = _names(named)
         commands = []
         for index, prompt in enumerate(body.prompt):
-            fields = _completion_fields(body, caller, prompt, index)
-            if named is not None:
-                fields.guide = named.guide
+            fields = _guided(_completion_fields(body, caller, prompt, index), named)
             commands.append(await self._resolve(fields, names))
         _, text = await self.gateway.text(commands[0].model)
         return _call(body, tuple(commands), text, body.prompt if body.echo else ())

@@ -83,11 +83,7 @@ class Connection(CorkedProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Takes a header. Trailers are not: a proxy that checks headers has not looked at them."""
         if self._is_head:
-            # As uvicorn does; a call less for each header.
-            name = name.lower()
-            if name == b"expect" and value.lower() == b"100-continue":
-                self.expect_100_continue = True
-            self.headers.append((name, value))
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is there."""

@@ -17,12 +17,9 @@ async def news_of(
 ) -> AsyncGenerator[News, None]:
     """News of all commands as they come. Closing it, or an error in one of them, ends them all."""
     if len(commands) == 1:
-        items = gateway.generate(commands[0])
-        try:
+        async with aclosing(gateway.generate(commands[0])) as items:
             async for item in items:
                 yield 0, item
-        finally:
-            await items.aclose()
         return
     # One place each: while the client is behind, chunks wait, and merge, where they come from.
     queue: asyncio.Queue[News | BaseException | None] = asyncio.Queue(len(commands))
